@@ -1,0 +1,52 @@
+"""The project's checks, each in an environment of its own: `nox` runs all, `nox -s lint` one of them.
+
+`tests` runs the suite on the oldest and on the newest transformers. `hub` needs the environments that `tests` made
+and adds one of a version in between: every version must load the folder that any other saved.
+"""
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "tests", "hub"]
+
+OLDEST, MIDDLE, NEWEST = "transformers==4.57.6", "transformers==5.6.0", "transformers>=5.23"
+
+# The plain packages of torch run on a CPU too. Two threads, as the suite is made of small matrices.
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff's checks and its formatting."""
+    session.install("ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+@nox.parametrize("transformers", [nox.param(OLDEST, id="oldest"), nox.param(NEWEST, id="newest")])
+def tests(session: nox.Session, transformers: str) -> None:
+    """The whole suite."""
+    session.install("-e", ".[test]", transformers)
+    session.run("python", "-m", "pytest", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def hub(session: nox.Session) -> None:
+    """The exported hub folder on a version in between, and across all three versions."""
+    session.install("-e", ".[test]", MIDDLE)
+    environments = Path(session.virtualenv.location).parent
+    others = [environments / f"tests-{name}" / "bin" / "python" for name in ("oldest", "newest")]
+    missing = [str(path) for path in others if not path.exists()]
+    if missing:
+        session.error(f"no interpreter at {', '.join(missing)}: run `nox -s tests` first, it makes them")
+    environment = {**ENVIRONMENT, "ARGUS_OTHER_PYTHONS": os.pathsep.join(map(str, others))}
+    session.run("python", "-m", "pytest", "tests/hub", *session.posargs, env=environment)
