@@ -37,7 +37,7 @@ _PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 def export(
     model: str | os.PathLike | None, out: str | os.PathLike, *, force: bool = False, progress: bool = False
 ) -> Path:
-    """Write the flat hub folder of checkpoint folder `model` (None: the embedded argus-nano) to `out`; returns its path.
+    """Write the flat hub folder of the folder `model` (None: the embedded argus-nano) to `out`, and return its path.
 
     `force` replaces an earlier export in `out`, of which only entries whose names begin with a dot (.git) are kept.
     Raises FileNotFoundError where the checkpoint is incomplete, ValueError where it is not an Argus checkpoint, and
