@@ -1,0 +1,40 @@
+"""All that differs between transformers 4.57 and 5.x for the model, found by features and never by version numbers."""
+
+import inspect
+
+import torch
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask
+
+# Plain constants: a signature kept at module level would break torch.compile(fullgraph=True).
+_PARAMETERS = inspect.signature(create_causal_mask).parameters
+_EMBEDS_NAME = "inputs_embeds" if "inputs_embeds" in _PARAMETERS else "input_embeds"
+_NEEDS_CACHE_POSITION = (
+    "cache_position" in _PARAMETERS and _PARAMETERS["cache_position"].default is inspect.Parameter.empty
+)
+_NAMES_FIRST_ITERATION = (
+    "is_first_iteration" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+)
+del _PARAMETERS
+
+
+def causal_mask(config, inputs_embeds, attention_mask, past_key_values, position_ids, cache_position):
+    """The mask that the configured attention function wants: None where causal is enough, else 2D, 4D or a block mask."""
+    arguments = {
+        "config": config,
+        _EMBEDS_NAME: inputs_embeds,
+        "attention_mask": attention_mask,
+        "past_key_values": past_key_values,
+        "position_ids": position_ids,
+    }
+    if _NEEDS_CACHE_POSITION:
+        arguments["cache_position"] = cache_position
+    return create_causal_mask(**arguments)
+
+
+def is_first_iteration(arguments: dict) -> bool:
+    """Whether `prepare_inputs_for_generation` was called for the prompt: 4.57 says so by position, 5.x by name."""
+    if _NAMES_FIRST_ITERATION:
+        return bool(arguments.get("is_first_iteration", False))
+    position: torch.Tensor = arguments.get("cache_position")
+    return position is None or bool(position[0] == 0)

@@ -1,0 +1,263 @@
+"""One decoder that is Llama/SmolLM2 or Qwen2.5 by config, with fused projections and no buffers.
+
+    x --> RMSNorm --> qkv_proj --> rotary --> attention --> o_proj --(+)--> RMSNorm --> gate_up_proj --> SwiGLU --> down_proj --(+)-->
+    |_________________________________________________________________|  |___________________________________________________________|
+
+Rotary cosines and sines are computed once a call, from positions alone: transformers 5 builds models on the meta
+device, where a buffer that no checkpoint fills would hold whatever memory held.
+"""
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import can_return_tuple
+
+from .compat_modeling_argus import causal_mask
+from .configuration_argus import ArgusTextConfig
+from .vision_argus import init_weights
+
+
+class ArgusRMSNorm(nn.Module):
+    """weight * x / sqrt(mean(x^2) + eps), the mean in fp32."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, hidden_states):
+        x = hidden_states.float()
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * x.to(hidden_states.dtype)
+
+
+def rotary_frequencies(config: ArgusTextConfig, length, device) -> torch.Tensor:
+    """Inverse frequencies float32[head_dim / 2] for a sequence of `length` tokens (which matters to "dynamic" alone)."""
+    rope = config.rope_parameters
+    theta, kind = rope["rope_theta"], rope["rope_type"]
+    if kind == "dynamic":  # NTK-aware: past the trained length the base grows with the sequence
+        longest, factor = config.max_position_embeddings, rope["factor"]
+        length = length.clamp(min=longest) if isinstance(length, torch.Tensor) else max(length, longest)
+        theta = theta * (factor * length / longest - (factor - 1)) ** (config.head_dim / (config.head_dim - 2))
+    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.int64, device=device).float() / config.head_dim
+    frequencies = 1.0 / (theta**exponent)
+    if kind == "llama3":  # long wavelengths are stretched, short ones kept, smoothly between
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        turns = rope["original_max_position_embeddings"] * frequencies / (2 * torch.pi)
+        smooth = ((turns - low) / (high - low)).clamp(0, 1)
+        frequencies = (1 - smooth) * frequencies / rope["factor"] + smooth * frequencies
+    return frequencies
+
+
+@torch.no_grad()
+def rotary_embeddings(config: ArgusTextConfig, position_ids: torch.Tensor, length, dtype) -> tuple:
+    """Cosines and sines float[B, 1, T, head_dim] of int64[B, T] positions, computed in fp32 whatever autocast says."""
+    with torch.autocast(device_type=position_ids.device.type, enabled=False):
+        angles = position_ids[:, None, :, None].float() * rotary_frequencies(config, length, position_ids.device)
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """x cos + (-x2, x1) sin over float[B, H, T, D] whose last dimension is split in halves (x1, x2)."""
+    x1, x2 = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-x2, x1), dim=-1) * sin
+
+
+def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """softmax(q k^T * scaling + mask) v with grouped heads; returns (float[B, T, H, D], weights)."""
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask[..., : key.shape[-2]]
+    weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+# Not named *Attention, for the reason that vision_argus.py gives.
+class ArgusTextAttn(nn.Module):
+    def __init__(self, config: ArgusTextConfig, layer_idx: int):
+        super().__init__()
+        self.config, self.layer_idx, self.head_dim = config, layer_idx, config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = True
+        self.widths = tuple(
+            heads * self.head_dim
+            for heads in (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+        )
+        self.qkv_proj = nn.Linear(config.hidden_size, sum(self.widths), bias=config.attention_bias)
+        self.o_proj = nn.Linear(self.widths[0], config.hidden_size, bias=False)
+
+    def forward(self, hidden_states, cos, sin, attention_mask, past_key_values, cache_position, **kwargs):
+        B, T, _ = hidden_states.shape
+        q, k, v = (
+            x.view(B, T, -1, self.head_dim).transpose(1, 2)
+            for x in self.qkv_proj(hidden_states).split(self.widths, dim=-1)
+        )
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if past_key_values is not None:
+            # 4.57's static cache writes at cache_position, and at slot 0 if it is not told one.
+            k, v = past_key_values.update(k, v, self.layer_idx, {"cache_position": cache_position})
+        implementation = self.config._attn_implementation
+        attention = eager_attention if implementation in (None, "eager") else ALL_ATTENTION_FUNCTIONS[implementation]
+        dropout = self.config.attention_dropout if self.training else 0.0
+        out, weights = attention(self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+        return self.o_proj(out.reshape(B, T, -1)), weights
+
+
+class ArgusTextMLP(nn.Module):
+    def __init__(self, config: ArgusTextConfig):
+        super().__init__()
+        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.act = ACT2FN[config.hidden_act]
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden_states):
+        gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
+        return self.down_proj(self.act(gate) * up)
+
+
+class ArgusTextLayer(GradientCheckpointingLayer):
+    def __init__(self, config: ArgusTextConfig, layer_idx: int):
+        super().__init__()
+        self.input_layernorm = ArgusRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = ArgusTextAttn(config, layer_idx)
+        self.post_attention_layernorm = ArgusRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = ArgusTextMLP(config)
+
+    def forward(
+        self,
+        hidden_states,
+        cos=None,
+        sin=None,
+        attention_mask=None,
+        past_key_values=None,
+        cache_position=None,
+        **kwargs,
+    ):
+        branch, weights = self.self_attn(
+            self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values, cache_position, **kwargs
+        )
+        hidden_states = hidden_states + branch
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states)), weights
+
+
+class ArgusTextModel(PreTrainedModel):
+    """Token ids int64[B, T] or embeddings float[B, T, D] -> hidden states float[B, T, D]."""
+
+    config_class = ArgusTextConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ArgusTextLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def __init__(self, config: ArgusTextConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(ArgusTextLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = ArgusRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def _init_weights(self, module):
+        init_weights(module, self.config.initializer_range)
+
+    def get_input_embeddings(self):
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.embed_tokens = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Optional[torch.LongTensor] = None,
+        attention_mask: Optional[torch.Tensor] = None,
+        position_ids: Optional[torch.LongTensor] = None,
+        past_key_values: Optional[Cache] = None,
+        inputs_embeds: Optional[torch.Tensor] = None,
+        use_cache: Optional[bool] = None,
+        output_hidden_states: Optional[bool] = None,
+        output_attentions: Optional[bool] = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """Decodes.
+
+        Args:
+            attention_mask: int[B, past + T], 1 for tokens and 0 for padding (or a prepared 4D mask).
+            position_ids: int64[B, T]; by default they count on from the cache.
+
+        Raises:
+            ValueError: neither or both of ids and embeddings, or a mask of another length.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds.")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        want_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        want_weights = self.config.output_attentions if output_attentions is None else output_attentions
+        if want_weights and self.config._attn_implementation not in (None, "eager"):
+            raise ValueError(
+                f"attention weights exist only with attn_implementation='eager', not {self.config._attn_implementation!r}."
+            )
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if self.gradient_checkpointing and self.training:
+            use_cache = False
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+
+        B, T, _ = inputs_embeds.shape
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 and isinstance(past, int):
+            if tuple(attention_mask.shape) != (B, past + T):
+                raise ValueError(
+                    f"attention_mask is {list(attention_mask.shape)}; {B} rows of {past} cached and {T} new tokens need "
+                    f"[{B}, {past + T}]."
+                )
+        cache_position = kwargs.pop("cache_position", None)  # 4.57's generate hands it in; 5.x knows it no more
+        if cache_position is None:
+            cache_position = torch.arange(T, device=inputs_embeds.device) + past
+        if position_ids is None:
+            position_ids = cache_position.unsqueeze(0)
+        mask = causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids, cache_position)
+        cos, sin = rotary_embeddings(self.config, position_ids, past + T, inputs_embeds.dtype)
+
+        x = inputs_embeds
+        states, all_weights = (), ()
+        for layer in self.layers:
+            if want_states:
+                states += (x,)
+            x, weights = layer(
+                x,
+                cos=cos,
+                sin=sin,
+                attention_mask=mask,
+                past_key_values=past_key_values,
+                cache_position=cache_position,
+                position_ids=position_ids,
+                **kwargs,
+            )
+            if want_weights:
+                all_weights += (weights,)
+        x = self.norm(x)
+        return BaseModelOutputWithPast(
+            last_hidden_state=x,
+            past_key_values=past_key_values,
+            hidden_states=states + (x,) if want_states else None,
+            attentions=all_weights if want_weights else None,
+        )
+
+
+__all__ = ["ArgusTextModel"]
