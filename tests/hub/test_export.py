@@ -1,0 +1,118 @@
+"""`export`: what the folder holds, what it refuses, and that nothing half-written is left behind."""
+
+import json
+import shutil
+
+import pytest
+
+from argus_tools import export as export_module
+from argus_tools.export import AUTO_MAP, export
+from argus_tools.paths import hub_code_files
+
+
+def test_folder_is_flat_and_whole(tiny_checkpoint, tiny_hub_folder):
+    names = {path.name for path in tiny_hub_folder.iterdir()}
+    assert all(path.is_file() for path in tiny_hub_folder.iterdir())
+    assert {path.name for path in hub_code_files()} <= names and "__init__.py" not in names
+    assert {path.name for path in tiny_checkpoint.iterdir() if path.suffix != ".py"} <= names
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json", "processor_config.json"} <= names
+    assert "chat_template.jinja" in names
+    assert [path.name for path in tiny_hub_folder.parent.iterdir()] == [tiny_hub_folder.name]
+    assert tiny_hub_folder.stat().st_mode & 0o055 == 0o055 & tiny_checkpoint.stat().st_mode
+
+
+def test_auto_maps(tiny_hub_folder):
+    config = json.loads((tiny_hub_folder / "config.json").read_text(encoding="utf-8"))
+    assert config["auto_map"] == AUTO_MAP
+    processor = json.loads((tiny_hub_folder / "processor_config.json").read_text(encoding="utf-8"))
+    assert processor["auto_map"]["AutoProcessor"] == AUTO_MAP["AutoProcessor"]
+
+
+def test_code_of_the_source_is_not_taken(tiny_checkpoint, tmp_path):
+    source = shutil.copytree(tiny_checkpoint, tmp_path / "source")
+    (source / "modeling_argus.py").write_text("raise SystemExit('stale')")
+    (source / "notes.py").write_text("")
+    out = export(source, tmp_path / "out")
+    assert "stale" not in (out / "modeling_argus.py").read_text(encoding="utf-8") and not (out / "notes.py").exists()
+
+
+def test_a_target_with_content_is_refused(tiny_checkpoint, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of it")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        export(tiny_checkpoint, tmp_path / "out")
+    with pytest.raises(FileExistsError, match="not an earlier export"):
+        export(tiny_checkpoint, tmp_path / "out", force=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "thesis.tex"]
+    with pytest.raises(FileExistsError, match="is a file"):
+        export(tiny_checkpoint, tmp_path / "out" / "thesis.tex")
+    with pytest.raises(FileExistsError, match="overlaps"):
+        export(tiny_checkpoint, tiny_checkpoint / "hub")
+
+
+def test_force_replaces_an_earlier_export_and_keeps_its_git(tiny_checkpoint, tmp_path):
+    out = export(tiny_checkpoint, tmp_path / "out")
+    (out / ".git").mkdir()
+    (out / "kernels_of_last_year.py").write_text("")
+    (out / "config.json").write_text('{"model_type": "argus", "stale": true}')
+    with pytest.raises(FileExistsError, match="--force"):
+        export(tiny_checkpoint, out)
+    export(tiny_checkpoint, out, force=True)
+    assert (out / ".git").is_dir() and not (out / "kernels_of_last_year.py").exists()
+    assert "stale" not in (out / "config.json").read_text(encoding="utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_empty_folder_is_a_target(tiny_checkpoint, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert (export(tiny_checkpoint, tmp_path / "out") / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "missing, message",
+    [
+        ("config.json", "no config.json"),
+        ("model.safetensors", r"no weights .*argus convert"),
+        ("tokenizer.json", "no tokenizer.json"),
+    ],
+)
+def test_incomplete_checkpoints_are_refused(tiny_checkpoint, tmp_path, missing, message):
+    source = shutil.copytree(tiny_checkpoint, tmp_path / "source")
+    (source / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=message):
+        export(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_missing_shards_and_pickles_and_other_models_are_refused(tiny_checkpoint, tmp_path):
+    source = shutil.copytree(tiny_checkpoint, tmp_path / "source")
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(FileNotFoundError, match="model-00002-of-00002"):
+        export(source, tmp_path / "out")
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"pytorch_model\.bin is pickled"):
+        export(source, tmp_path / "out")
+    (source / "config.json").write_text('{"model_type": "smolvlm"}')
+    with pytest.raises(ValueError, match="'smolvlm'"):
+        export(source, tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="no checkpoint folder"):
+        export(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_nothing_is_left_of_an_interrupted_export(tiny_checkpoint, tmp_path, monkeypatch):
+    def full_disk(folder):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(export_module, "_write_auto_maps", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        export(tiny_checkpoint, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_old_name_of_the_auto_class_works_on_both_majors(tiny_checkpoint):
+    import processing_argus  # noqa: F401  registers the processor
+    from modeling_argus import AutoModelForVision2Seq
+
+    model = AutoModelForVision2Seq.from_pretrained(tiny_checkpoint)
+    assert type(model).__name__ == "ArgusForConditionalGeneration"
