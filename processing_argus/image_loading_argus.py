@@ -1,0 +1,303 @@
+"""The one strict way in for every kind of image: whatever comes, uint8 RGB [3, H, W] upright comes out, decoded once.
+
+Nothing is guessed silently: EXIF orientation is always applied, transparency always goes to white, 16-bit grey always to 8 bits,
+and what has no single meaning (channel order that cannot be told, values out of range) is refused with its values.
+"""
+
+import base64
+import binascii
+import io
+import os
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+
+MAX_PIXELS = 128_000_000  # read from the header, before anything is decoded: a 24 KB file can unpack to gigabytes
+MAX_DOWNLOAD_BYTES = 128 * 1024 * 1024
+DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer
+
+_CHANNELS = (1, 3, 4)
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageInputError(ValueError):
+    """An image that cannot be read or has no single meaning; the message says which, why, and what to do."""
+
+
+def load_image(image, what: str = "image", input_data_format: str | None = None, convert_rgb: bool = True) -> torch.Tensor:
+    """Read one image.
+
+    Args:
+        image: PIL image; numpy array or torch tensor [H, W], [H, W, C] or [C, H, W] with C 1, 3 or 4 (uint8, bool, integers 0..255,
+            uint16 0..65535, floats 0..1 or 0..255); encoded bytes; path; http(s) URL; base64 data URL.
+        what: how errors name the image.
+        input_data_format: "channels_first" or "channels_last", for arrays whose shape does not tell.
+        convert_rgb: False refuses images that are not RGB instead of converting them.
+    Returns:
+        uint8[3, H, W], RGB, EXIF orientation applied; on the tensor's device if a tensor came in, else on the CPU. Often a view.
+    Raises:
+        ImageInputError: in all other cases, with the values.
+    """
+    if isinstance(image, torch.Tensor):
+        if getattr(image, "_argus_loaded", False) and image.dtype == torch.uint8 and image.ndim == 3:
+            return image  # loaded before, by fetch_images: its layout is known
+        loaded = _from_tensor(image.detach(), what, input_data_format, convert_rgb)
+    elif isinstance(image, Image.Image):
+        loaded = _from_pil(image, what, convert_rgb)
+    elif isinstance(image, (bytes, bytearray, memoryview)):
+        loaded = _from_bytes(bytes(image), what, convert_rgb)
+    elif isinstance(image, (str, os.PathLike)):
+        loaded = _from_name(os.fspath(image), what, convert_rgb)
+    elif isinstance(image, np.ndarray) or hasattr(image, "__array__"):
+        loaded = _from_array(np.asarray(image), what, input_data_format, convert_rgb)
+    else:
+        raise ImageInputError(
+            f"{what} is a {type(image).__name__}; expected a PIL image, a numpy array, a torch tensor, bytes, a path, "
+            "an http(s) URL or a base64 data URL."
+        )
+    loaded._argus_loaded = True
+    return loaded
+
+
+def iterate_images(images, what: str = "images"):
+    """Yield (name, image) over one image, a batched array [N, ., ., .] or lists of them, nested as deep as they come."""
+    if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4:
+        for index, item in enumerate(images):
+            yield from iterate_images(item, f"{what}[{index}]")
+    else:
+        yield ("the image" if what == "images" else what), images
+
+
+# --- names and bytes ------------------------------------------------------------------------------------------------
+
+
+def _from_name(name, what, convert_rgb):
+    if isinstance(name, bytes):
+        name = os.fsdecode(name)
+    shown = name if len(name) <= 80 else f"{name[:60]}... ({len(name)} characters)"
+    if name.startswith(("http://", "https://")):
+        return _from_bytes(_download(name, f"{what} ({shown})"), f"{what} ({shown})", convert_rgb)
+    if name.startswith("data:"):
+        header, comma, payload = name.partition(",")
+        if not comma or not header.endswith(";base64"):
+            raise ImageInputError(f"{what} is a data URL without base64 content: {shown}")
+        try:
+            data = base64.b64decode(payload, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ImageInputError(f"{what} is a data URL whose base64 content is invalid ({error}): {shown}") from error
+        return _from_bytes(data, f"{what} (data URL)", convert_rgb)
+    if not os.path.isfile(name):
+        kind = "a folder, not an image file" if os.path.isdir(name) else "no such file"
+        raise ImageInputError(f"{what}: {kind}: {shown!r}")
+    what = f"{what} ({shown})"
+    try:
+        with open(name, "rb") as file:
+            return _from_file(file, what, convert_rgb)
+    except OSError as error:
+        raise ImageInputError(f"{what} could not be opened: {error}") from error
+
+
+def _from_bytes(data, what, convert_rgb):
+    if not data:
+        raise ImageInputError(f"{what} is empty (0 bytes).")
+    return _from_file(io.BytesIO(data), what, convert_rgb)
+
+
+def _from_file(file, what, convert_rgb):
+    try:
+        image = Image.open(file)
+    except UnidentifiedImageError as error:
+        raise ImageInputError(f"{what} is not an image that Pillow can read.") from error
+    except Image.DecompressionBombError as error:
+        raise ImageInputError(f"{what} has more than {MAX_PIXELS} pixels ({error})") from error
+    except Exception as error:  # Pillow's format plug-ins raise many kinds on damaged headers
+        raise ImageInputError(f"{what} could not be decoded: {error}") from error
+    with image:
+        return _from_pil(image, what, convert_rgb)
+
+
+def _download(url, what):
+    request = urllib.request.Request(url, headers={"User-Agent": "argusvlm"})
+    try:
+        with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT) as response:
+            data = response.read(MAX_DOWNLOAD_BYTES + 1)
+    except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
+        raise ImageInputError(f"{what} could not be downloaded: {error}") from error
+    if len(data) > MAX_DOWNLOAD_BYTES:
+        raise ImageInputError(f"{what} is larger than {MAX_DOWNLOAD_BYTES} bytes; download and shrink it first.")
+    return data
+
+
+# --- Pillow ---------------------------------------------------------------------------------------------------------
+
+
+def _from_pil(image, what, convert_rgb):
+    _check_size(image.height, image.width, what)
+    try:
+        image.load()
+        is_file = image.format is not None
+        orientation = _orientation(image)
+        if orientation in _UPRIGHT:
+            image = image.transpose(_UPRIGHT[orientation])
+        if image.mode == "RGB" and "transparency" not in image.info:
+            return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        if not convert_rgb:
+            raise ImageInputError(f"{what} has mode {image.mode}, not RGB, and do_convert_rgb is False.")
+        if image.mode.startswith("I") or image.mode == "F":
+            return _from_tensor(_grey_levels(image, what, is_file), what, "channels_first", convert_rgb)
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+            image = _on_white(image)
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except ImageInputError:
+        raise
+    except Exception as error:  # truncated data, unsupported modes, closed files: Pillow raises many kinds
+        raise ImageInputError(f"{what} could not be decoded: {error}") from error
+
+
+def _orientation(image):
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # damaged EXIF does not make the pixels unreadable
+        return 1
+
+
+def _on_white(image):
+    if image.mode == "La":
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+
+
+def _grey_levels(image, what, is_file):
+    """Mode I;16 is 16-bit by name; mode I (32-bit) is 16-bit if its file was or its values say so; mode F is a float array."""
+    grey = np.array(image)
+    if image.mode == "I":
+        low, high = int(grey.min()), int(grey.max())
+        if low < 0 or high > 65535:
+            raise ImageInputError(f"{what} has mode I with values in [{low}, {high}]; expected 8-bit or 16-bit grey levels.")
+        sixteen_bit = high > 255 or is_file
+    else:
+        sixteen_bit = image.mode != "F"
+    if sixteen_bit:
+        grey = _sixteen_to_eight_bit(torch.from_numpy(grey.astype(np.int32)))
+    return torch.as_tensor(grey)[None]
+
+
+# --- arrays ---------------------------------------------------------------------------------------------------------
+
+
+def _from_array(array, what, input_data_format, convert_rgb):
+    if array.dtype.kind not in "buif":
+        raise ImageInputError(f"{what} is an array of dtype {array.dtype}; expected uint8, bool, integers or floats.")
+    if array.dtype.kind == "u" and array.dtype.itemsize > 2:
+        array = np.minimum(array, 2**31).astype(np.int64)  # torch has no arithmetic for these; the range is checked below
+    elif array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    # torch cannot view reversed axes (image[..., ::-1] is a usual way from BGR to RGB) nor read-only memory.
+    array = np.ascontiguousarray(array)
+    if not array.flags.writeable:
+        array = array.copy()
+    return _from_tensor(torch.from_numpy(array), what, input_data_format, convert_rgb)
+
+
+def _from_tensor(tensor, what, input_data_format, convert_rgb):
+    tensor = _channels_first(tensor, what, input_data_format)
+    _check_size(tensor.shape[1], tensor.shape[2], what)
+    tensor = _to_uint8(tensor, what)
+    channels = tensor.shape[0]
+    if channels == 3:
+        return tensor
+    if not convert_rgb:
+        raise ImageInputError(f"{what} has {channels} channel(s), not RGB, and do_convert_rgb is False.")
+    if channels == 1:
+        return tensor.repeat(3, 1, 1)
+    rgba = Image.fromarray(np.ascontiguousarray(tensor.permute(1, 2, 0).cpu().numpy()))
+    return torch.from_numpy(np.array(_on_white(rgba).convert("RGB"))).permute(2, 0, 1).to(tensor.device)
+
+
+def _channels_first(tensor, what, input_data_format):
+    shape = tuple(tensor.shape)
+    if input_data_format is not None:
+        input_data_format = getattr(input_data_format, "value", input_data_format)
+        if input_data_format not in ("channels_first", "channels_last"):
+            raise ImageInputError(f"input_data_format={input_data_format!r} must be 'channels_first' or 'channels_last'.")
+    if tensor.ndim == 2:
+        return tensor[None]
+    if tensor.ndim != 3:
+        raise ImageInputError(f"{what} has shape {shape}: {tensor.ndim} dimensions, but an image has 2 or 3.")
+    if 0 in shape:
+        raise ImageInputError(f"{what} is empty: shape {shape}.")
+    first, last = shape[0] in _CHANNELS, shape[-1] in _CHANNELS
+    if input_data_format is not None:
+        if not (first if input_data_format == "channels_first" else last):
+            raise ImageInputError(f"{what} has shape {shape}, which is not {input_data_format} with 1, 3 or 4 channels.")
+        return tensor if input_data_format == "channels_first" else tensor.permute(2, 0, 1)
+    if first and last:
+        raise ImageInputError(
+            f"{what} has shape {shape}, which could be channels first or channels last; pass "
+            'input_data_format="channels_first" or "channels_last", or a PIL image.'
+        )
+    if not first and not last:
+        raise ImageInputError(f"{what} has shape {shape}: neither the first nor the last axis has 1, 3 or 4 channels.")
+    return tensor if first else tensor.permute(2, 0, 1)
+
+
+def _to_uint8(tensor, what):
+    if tensor.dtype == torch.uint8:
+        return tensor
+    if tensor.dtype == torch.bool:
+        return tensor.to(torch.uint8) * 255
+    if tensor.dtype == torch.uint16:
+        levels = tensor.to(torch.int32)
+        high = int(levels.max())
+        if 0 < high <= 255:
+            raise ImageInputError(
+                f"{what} is a uint16 array with values up to {high}: 8-bit levels, or an almost black 16-bit image? "
+                "Convert it to uint8 first."
+            )
+        return _sixteen_to_eight_bit(levels)
+    if tensor.dtype in (torch.uint32, torch.uint64):
+        tensor = tensor.to(torch.int64)
+    if tensor.is_complex():
+        raise ImageInputError(f"{what} is a tensor of dtype {tensor.dtype}; expected uint8, bool, integers or floats.")
+    if tensor.is_floating_point():
+        if tensor.dtype != torch.float64:
+            tensor = tensor.float()
+        if not bool(torch.isfinite(tensor).all()):
+            raise ImageInputError(f"{what} holds NaN or infinite values.")
+    low, high = float(tensor.min()), float(tensor.max())
+    if low < 0 or high > 255:
+        kind = "floats in [0, 1] or [0, 255]" if tensor.is_floating_point() else "integers in [0, 255]"
+        hint = " (is it normalised already?)" if low < 0 and tensor.is_floating_point() else ""
+        raise ImageInputError(f"{what} holds values in [{low:g}, {high:g}]{hint}; expected {kind}.")
+    if tensor.is_floating_point():
+        tensor = (tensor * 255 if high <= 1 else tensor).round()
+    return tensor.to(torch.uint8)
+
+
+def _sixteen_to_eight_bit(levels):
+    return ((levels + 128) // 257).to(torch.uint8)
+
+
+def _check_size(height, width, what):
+    if height < 1 or width < 1:
+        raise ImageInputError(f"{what} is empty: {width}x{height} pixels.")
+    if height * width > MAX_PIXELS:
+        raise ImageInputError(
+            f"{what} is {width}x{height}: {height * width} pixels, more than the limit of {MAX_PIXELS}; make it smaller first."
+        )

@@ -1,0 +1,313 @@
+"""ArgusImageProcessor: images of any kind in, flat uint8 tiles out; resize and tiling on the CPU or, with `device=`, there.
+
+Each image is decoded once, resized by torch's antialiased uint8 kernels and cut by one reshape and one copy into the output, which
+is allocated once. Normalisation is folded into the model's patch embedding (Section 3.3), so uint8 is the default output.
+"""
+
+import difflib
+import types
+from functools import lru_cache
+from typing import Optional, Union
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import ImageInput
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+from .compat_processing_argus import ArgusImageProcessorBase
+from .image_loading_argus import ImageInputError, iterate_images, load_image
+from .tiling_argus import TileGrid, TilingOptions, TilingPlan, plan_tiling
+
+
+class ArgusImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    tiling (`str`): "aspect_ratio" (the paper, InternVL) or "longest_edge" (SmolVLM, Idefics3).
+    tile_size (`int`): side of a tile in pixels; the vision tower's image size.
+    min_tiles (`int`): fewest tiles without the thumbnail (`aspect_ratio`).
+    max_tiles (`int`, *optional*): most tiles without the thumbnail; None is no limit (`longest_edge` only).
+    use_thumbnail (`bool`): add the whole image as a last tile when there is more than one.
+    max_upscale (`float`, *optional*): leave out grids whose canvas enlarges a side more than this (`aspect_ratio`).
+    longest_edge (`int`): longest side of the canvas in pixels (`longest_edge`).
+    do_image_splitting (`bool`): False makes one tile of each image.
+    """
+
+    tiling: Optional[str]
+    tile_size: Optional[int]
+    min_tiles: Optional[int]
+    max_tiles: Optional[int]
+    use_thumbnail: Optional[bool]
+    max_upscale: Optional[float]
+    longest_edge: Optional[int]
+    do_image_splitting: Optional[bool]
+
+
+_TILING_NAMES = tuple(TilingOptions.__dataclass_fields__)
+_PIXEL_NAMES = ("resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb")
+_CALL_NAMES = ("device", "return_tensors", "input_data_format", "data_format")
+_NONE_IS_A_SETTING = ("max_tiles", "max_upscale")
+# What transformers writes beside the settings in preprocessor_config.json and processor_config.json.
+_SERVICE_NAMES = ("image_processor_type", "processor_class", "feature_extractor_type", "auto_map", "backend", "_processor_class")
+
+_TORCH_MODES = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_PIL_RESAMPLES = {"nearest": 0, "nearest-exact": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+_MAX_DEVICE_SHRINK = 32  # the CUDA antialias kernels run out of shared memory when they shrink by much more
+
+
+class ArgusImageProcessor(ArgusImageProcessorBase):
+    """Turns images into tiles (Sections 3.3 and 4.1). All settings are saved in preprocessor_config.json and can be overridden per call.
+
+    Args:
+        tiling, tile_size, min_tiles, max_tiles, use_thumbnail, max_upscale, longest_edge, do_image_splitting: the geometry, see
+            `ArgusImageProcessorKwargs`.
+        resample: PIL's number of the filter (3 bicubic, 1 Lanczos, 2 bilinear, 0 nearest; 4 box and 5 Hamming on the CPU only).
+        do_normalize: True gives float32, rescaled by `rescale_factor` (if `do_rescale`) and normalised by `image_mean` and
+            `image_std` as transformers does; False (default) gives uint8, whatever `do_rescale` says.
+        do_convert_rgb: False refuses images that are not RGB.
+        device: where to resize and tile; None is where the images are.
+    Raises:
+        TypeError: unknown or misspelt setting. ValueError: a setting out of range.
+    """
+
+    model_input_names = ["pixel_values", "num_patches", "image_sizes"]
+    valid_kwargs = ArgusImageProcessorKwargs
+    saved_settings = _TILING_NAMES + _PIXEL_NAMES
+
+    def __init__(
+        self,
+        tiling: str = "aspect_ratio",
+        tile_size: int = 512,
+        min_tiles: int = 1,
+        max_tiles: Optional[int] = 12,
+        use_thumbnail: bool = True,
+        max_upscale: Optional[float] = None,
+        longest_edge: int = 2048,
+        do_image_splitting: bool = True,
+        resample: int = 3,
+        do_rescale: bool = True,
+        rescale_factor: float = 1 / 255,
+        do_normalize: bool = False,
+        image_mean: Union[float, list[float]] = (0.5, 0.5, 0.5),
+        image_std: Union[float, list[float]] = (0.5, 0.5, 0.5),
+        do_convert_rgb: bool = True,
+        device: Optional[Union[str, torch.device]] = None,
+        **kwargs,
+    ):
+        _refuse_unknown(kwargs, known=_SERVICE_NAMES)
+        super().__init__(**kwargs)
+        self.tiling = tiling
+        self.tile_size = tile_size
+        self.min_tiles = min_tiles
+        self.max_tiles = max_tiles
+        self.use_thumbnail = use_thumbnail
+        self.max_upscale = max_upscale
+        self.longest_edge = longest_edge
+        self.do_image_splitting = do_image_splitting
+        self.resample = _resample_number(resample)
+        self.do_rescale = do_rescale
+        self.rescale_factor = rescale_factor
+        self.do_normalize = do_normalize
+        self.image_mean = list(image_mean) if isinstance(image_mean, (list, tuple)) else image_mean
+        self.image_std = list(image_std) if isinstance(image_std, (list, tuple)) else image_std
+        self.do_convert_rgb = do_convert_rgb
+        self.device = device
+        self._options({})
+
+    @classmethod
+    def from_dict(cls, image_processor_dict, **kwargs):
+        """As in transformers, but `from_pretrained(path, max_tile=4)` is refused with the setting that was meant."""
+        for name in kwargs:
+            if name not in cls.saved_settings and difflib.get_close_matches(name, cls.saved_settings, cutoff=0.85):
+                _refuse_unknown({name: kwargs[name]}, known=())
+        return super().from_dict(image_processor_dict, **kwargs)
+
+    # --- geometry ---------------------------------------------------------------------------------------------------
+
+    def get_tile_grid(self, height: int, width: int, **overrides) -> TileGrid:
+        """The grid that an image of `height` x `width` pixels (upright) becomes; `overrides` as in a call."""
+        return plan_tiling(height, width, self._options(overrides).geometry).grid
+
+    def get_number_of_image_patches(self, height: int, width: int, images_kwargs: Optional[dict] = None) -> int:
+        """The number of tiles, thumbnail included; transformers' name for `get_tile_grid(...).num_tiles`."""
+        return self.get_tile_grid(height, width, **(images_kwargs or {})).num_tiles
+
+    # --- pixels -----------------------------------------------------------------------------------------------------
+
+    def fetch_images(self, images: ImageInput, input_data_format: Optional[str] = None):
+        """Load images, keeping the nesting: each becomes uint8[3, H, W] and passes later calls unchanged, never decoded twice."""
+        return self._fetch(images, "images", input_data_format, self.do_convert_rgb)
+
+    def _fetch(self, images, what, input_data_format, convert_rgb):
+        if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4:
+            return [self._fetch(x, f"{what}[{i}]", input_data_format, convert_rgb) for i, x in enumerate(images)]
+        return load_image(images, "the image" if what == "images" else what, input_data_format, convert_rgb)
+
+    def preprocess(self, images: ImageInput, **kwargs: Unpack[ArgusImageProcessorKwargs]) -> BatchFeature:
+        """Load, resize and tile one image, a list or nested lists of images.
+
+        Returns a BatchFeature, flat over all images in order:
+            pixel_values: uint8[tiles, 3, S, S] (float32 with do_normalize), on `device`.
+            num_patches: int64[images], tiles of each image, thumbnail included; on the CPU.
+            image_sizes: int64[images, 2], height and width of each original, upright; on the CPU.
+        As torch tensors with return_tensors="pt", numpy arrays with "np", else lists (pixel_values: of uint8[3, S, S] tensors).
+        Raises:
+            ImageInputError: an image cannot be read. TypeError: unknown keyword. ValueError: a setting out of range.
+        """
+        options = self._options(kwargs)
+        loaded = [
+            load_image(image, name, options.input_data_format, options.do_convert_rgb)
+            for name, image in iterate_images(images)
+        ]
+        if not loaded:
+            raise ImageInputError("There is no image to process: the list of images is empty.")
+        device = torch.device(options.device) if options.device is not None else loaded[0].device
+        plans = [plan_tiling(*image.shape[1:], options.geometry) for image in loaded]
+        counts = [plan.grid.num_tiles for plan in plans]
+        S = options.geometry.tile_size
+        pixel_values = torch.empty((sum(counts), 3, S, S), dtype=torch.uint8, device=device)
+        for image, plan, tiles in zip(loaded, plans, pixel_values.split(counts)):
+            _write_tiles(image.to(device), plan, options.resample, tiles)
+        if options.do_normalize:
+            pixel_values = _normalize(pixel_values, options)
+        return _batch_feature(pixel_values, counts, [list(image.shape[1:]) for image in loaded], options.return_tensors)
+
+    # --- settings ---------------------------------------------------------------------------------------------------
+
+    def _options(self, overrides: dict) -> types.SimpleNamespace:
+        """Settings of one call, all checked. None means the configured value, except where None is itself a setting."""
+        _refuse_unknown(overrides, known=self.saved_settings + _CALL_NAMES)
+        given = {k: v for k, v in overrides.items() if v is not None or k in _NONE_IS_A_SETTING}
+        values = {name: given.get(name, getattr(self, name)) for name in self.saved_settings}
+        options = types.SimpleNamespace(
+            geometry=TilingOptions(**{name: values[name] for name in _TILING_NAMES}),
+            resample=_resample_number(values["resample"]),
+            do_rescale=_flag("do_rescale", values["do_rescale"]),
+            rescale_factor=values["rescale_factor"],
+            do_normalize=_flag("do_normalize", values["do_normalize"]),
+            image_mean=_per_channel("image_mean", values["image_mean"]),
+            image_std=_per_channel("image_std", values["image_std"]),
+            do_convert_rgb=_flag("do_convert_rgb", values["do_convert_rgb"]),
+            device=given.get("device", self.device),
+            return_tensors=getattr(given.get("return_tensors"), "value", given.get("return_tensors")),
+            input_data_format=given.get("input_data_format"),
+        )
+        if not isinstance(options.rescale_factor, (int, float)) or options.rescale_factor == 0:
+            raise ValueError(f"rescale_factor={options.rescale_factor!r} must be a number other than 0.")
+        if 0 in options.image_std:
+            raise ValueError(f"image_std={values['image_std']!r} must not contain 0.")
+        if options.return_tensors not in (None, "pt", "np"):
+            raise ValueError(f"return_tensors={options.return_tensors!r} must be 'pt', 'np' or None.")
+        data_format = getattr(given.get("data_format"), "value", given.get("data_format"))
+        if data_format not in (None, "channels_first"):
+            raise ValueError(f"data_format={data_format!r}: tiles are always 'channels_first'.")
+        return options
+
+
+def _refuse_unknown(kwargs, known):
+    unknown = [name for name in kwargs if name not in known]
+    if unknown:
+        name = unknown[0]
+        all_names = _TILING_NAMES + _PIXEL_NAMES + _CALL_NAMES
+        close = difflib.get_close_matches(name, all_names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(all_names)}."
+        raise TypeError(f"ArgusImageProcessor has no setting {name!r}; {hint}")
+
+
+def _flag(name, value) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be True or False.")
+    return value
+
+
+def _resample_number(resample) -> int:
+    """PIL's enum or number, torchvision's InterpolationMode or a name -> PIL's number."""
+    value = getattr(resample, "value", resample)
+    number = _PIL_RESAMPLES.get(value.lower()) if isinstance(value, str) else value
+    if isinstance(number, bool) or number not in _PIL_RESAMPLES.values():
+        names = ", ".join(f"{number} ({name})" for name, number in _PIL_RESAMPLES.items() if name != "nearest-exact")
+        raise ValueError(f"resample={resample!r} is unknown; choose one of {names}.")
+    return int(number)
+
+
+def _per_channel(name, value) -> tuple[float, ...]:
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * 3
+    if len(values) != 3 or not all(isinstance(v, (int, float)) and abs(v) < float("inf") for v in values):
+        raise ValueError(f"{name}={value!r} must be one number or three.")
+    return values
+
+
+def _write_tiles(image: torch.Tensor, plan: TilingPlan, resample: int, tiles: torch.Tensor) -> None:
+    """Fill tiles (uint8[n, 3, S, S], a slice of the output) from image (uint8[3, H, W]): row by row, the thumbnail last."""
+    rows, cols, S = plan.grid.rows, plan.grid.cols, tiles.shape[-1]
+    canvas = image
+    for size in plan.resizes:
+        canvas = resize_image(canvas, size, resample)
+    split = canvas.reshape(3, rows, S, cols, S).permute(1, 3, 0, 2, 4)
+    tiles[: rows * cols].view(rows, cols, 3, S, S).copy_(split)
+    if plan.grid.thumbnail:
+        tiles[-1].copy_(resize_image(canvas if plan.thumbnail_from_canvas else image, (S, S), resample))
+
+
+def resize_image(image: torch.Tensor, size: tuple[int, int], resample: int) -> torch.Tensor:
+    """Resize uint8[3, H, W] to size (height, width), antialiased, on the image's device.
+
+    On the CPU by torch's uint8 kernels, bit for bit what transformers' torchvision backend computes, or by Pillow for filters
+    that torch lacks. On another device in float32, clamped and rounded, with bicubic for Lanczos: both as transformers does.
+    """
+    if tuple(image.shape[1:]) == size:
+        return image
+    if image.device.type == "cpu":
+        if resample not in _TORCH_MODES or (resample == 1 and not _torch_has_lanczos()):
+            pil = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+            return torch.from_numpy(np.array(pil.resize(size[::-1], resample))).permute(2, 0, 1)
+        return _interpolate(image, size, _TORCH_MODES[resample])
+    if resample not in _TORCH_MODES:
+        raise ValueError(f"resample={resample} (box, Hamming) works on the CPU only, not on {image.device}.")
+    if max(image.shape[1] / size[0], image.shape[2] / size[1]) > _MAX_DEVICE_SHRINK:
+        return resize_image(image.cpu(), size, resample).to(image.device)
+    mode = "bicubic" if resample == 1 else _TORCH_MODES[resample]
+    if mode == "nearest-exact":
+        return _interpolate(image, size, mode)
+    return _interpolate(image.float(), size, mode).clamp_(0, 255).round_().to(torch.uint8)
+
+
+def _interpolate(image: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
+    batch = image[None]
+    if batch.is_contiguous(memory_format=torch.channels_last):
+        # With the stride that a batch would have, torch sees channels_last and skips repacking the pixels.
+        batch = batch.as_strided(batch.shape, (batch.numel(), *batch.stride()[1:]))
+    if mode == "nearest-exact":
+        return F.interpolate(batch, size=size, mode=mode)[0]
+    return F.interpolate(batch, size=size, mode=mode, align_corners=False, antialias=True)[0]
+
+
+@lru_cache(maxsize=1)
+def _torch_has_lanczos() -> bool:
+    try:  # torch >= 2.14
+        F.interpolate(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), size=(2, 2), mode="lanczos", antialias=True)
+    except (NotImplementedError, ValueError, RuntimeError):
+        return False
+    return True
+
+
+def _normalize(pixel_values: torch.Tensor, options: types.SimpleNamespace) -> torch.Tensor:
+    """(x * rescale_factor - mean) / std in float32, the factor folded into mean and std as transformers' processors do."""
+    scale = 1.0 / options.rescale_factor if options.do_rescale else 1.0
+    mean = torch.tensor(options.image_mean, dtype=torch.float32, device=pixel_values.device)[:, None, None] * scale
+    std = torch.tensor(options.image_std, dtype=torch.float32, device=pixel_values.device)[:, None, None] * scale
+    return pixel_values.to(torch.float32).sub_(mean).div_(std)
+
+
+def _batch_feature(pixel_values, counts, sizes, return_tensors) -> BatchFeature:
+    if return_tensors == "pt":
+        data = {"pixel_values": pixel_values, "num_patches": torch.tensor(counts), "image_sizes": torch.tensor(sizes)}
+    elif return_tensors == "np":
+        data = {"pixel_values": pixel_values.cpu().numpy(), "num_patches": np.array(counts), "image_sizes": np.array(sizes)}
+    else:
+        data = {"pixel_values": list(pixel_values), "num_patches": counts, "image_sizes": sizes}
+    return BatchFeature(data=data)
+
+
+__all__ = ["ArgusImageProcessor", "ArgusImageProcessorKwargs", "ImageInputError"]
