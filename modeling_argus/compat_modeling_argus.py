@@ -19,7 +19,7 @@ del _PARAMETERS
 
 
 def causal_mask(config, inputs_embeds, attention_mask, past_key_values, position_ids, cache_position):
-    """The mask that the configured attention function wants: None where causal is enough, else 2D, 4D or a block mask."""
+    """The mask that the configured attention wants: None where causal is enough, else 2D, 4D or a block mask."""
     arguments = {
         "config": config,
         _EMBEDS_NAME: inputs_embeds,

@@ -4,8 +4,6 @@ One class each covers every member: a shape is data in config.json, never code. 
 another (head sizes, tokens per tile) is a property here and is computed nowhere else.
 """
 
-from typing import Optional, Union
-
 from transformers import PretrainedConfig
 
 
@@ -30,7 +28,7 @@ class ArgusVisionConfig(PretrainedConfig):
 
     Args:
         image_size: side of a square tile in pixels; tiles are always full, so positions are static.
-        patch_size: side of a patch in pixels; `image_size // patch_size` patches a side, as an unpadded convolution has.
+        patch_size: side of a patch in pixels; a tile has `image_size // patch_size` of them a side.
         attention_bias: bias of the fused query/key/value projection.
         use_class_token: a learned token before the patches (InternViT); it is dropped before the connector.
         use_layer_scale: a learned scale per channel on both residual branches (InternViT).
@@ -61,8 +59,8 @@ class ArgusVisionConfig(PretrainedConfig):
         use_layer_scale: bool = False,
         layer_scale_init_value: float = 0.1,
         use_post_layernorm: bool = True,
-        image_mean: Optional[list[float]] = None,
-        image_std: Optional[list[float]] = None,
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
         initializer_range: float = 0.02,
         **kwargs,
     ):
@@ -135,21 +133,21 @@ class ArgusTextConfig(PretrainedConfig):
         intermediate_size: int = 1536,
         num_hidden_layers: int = 30,
         num_attention_heads: int = 9,
-        num_key_value_heads: Optional[int] = 3,
-        head_dim: Optional[int] = None,
+        num_key_value_heads: int | None = 3,
+        head_dim: int | None = None,
         hidden_act: str = "silu",
         max_position_embeddings: int = 8192,
         rms_norm_eps: float = 1e-5,
         rope_theta: float = 100000.0,
-        rope_scaling: Optional[dict] = None,
+        rope_scaling: dict | None = None,
         attention_bias: bool = False,
         attention_dropout: float = 0.0,
         initializer_range: float = 0.02,
         use_cache: bool = True,
         tie_word_embeddings: bool = False,
-        pad_token_id: Optional[int] = None,
-        bos_token_id: Optional[int] = None,
-        eos_token_id: Optional[Union[int, list[int]]] = None,
+        pad_token_id: int | None = None,
+        bos_token_id: int | None = None,
+        eos_token_id: int | list[int] | None = None,
         **kwargs,
     ):
         if num_key_value_heads is None:
@@ -167,7 +165,8 @@ class ArgusTextConfig(PretrainedConfig):
             )
         if num_attention_heads % num_key_value_heads:
             raise ValueError(
-                f"num_attention_heads {num_attention_heads} is not a multiple of num_key_value_heads {num_key_value_heads}."
+                f"num_attention_heads {num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {num_key_value_heads}."
             )
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
@@ -193,7 +192,7 @@ class ArgusTextConfig(PretrainedConfig):
     __eq__ = _same
 
 
-def _read_rope(theta: float, scaling: Optional[dict], parameters: Optional[dict]) -> dict:
+def _read_rope(theta: float, scaling: dict | None, parameters: dict | None) -> dict:
     """transformers 4's two fields, or transformers 5's one, as the latter: {"rope_type", "rope_theta", ...}."""
     rope = {"rope_theta": theta, **(parameters or scaling or {})}
     kind = rope.pop("type", "default")  # the older spelling
@@ -233,8 +232,8 @@ class ArgusConfig(PretrainedConfig):
 
     def __init__(
         self,
-        vision_config: Optional[Union[dict, ArgusVisionConfig]] = None,
-        text_config: Optional[Union[dict, ArgusTextConfig]] = None,
+        vision_config: dict | ArgusVisionConfig | None = None,
+        text_config: dict | ArgusTextConfig | None = None,
         image_token_id: int = 49190,
         pixel_unshuffle_factor: int = 4,
         connector_type: str = "linear",
@@ -243,9 +242,9 @@ class ArgusConfig(PretrainedConfig):
         connector_layer_norm_eps: float = 1e-5,
         tie_word_embeddings: bool = False,
         initializer_range: float = 0.02,
-        pad_token_id: Optional[int] = None,
-        bos_token_id: Optional[int] = None,
-        eos_token_id: Optional[Union[int, list[int]]] = None,
+        pad_token_id: int | None = None,
+        bos_token_id: int | None = None,
+        eos_token_id: int | list[int] | None = None,
         **kwargs,
     ):
         self.vision_config = _sub_config(vision_config, ArgusVisionConfig)
@@ -254,8 +253,8 @@ class ArgusConfig(PretrainedConfig):
         side = self.vision_config.patches_per_side
         if side % pixel_unshuffle_factor:
             raise ValueError(
-                f"pixel_unshuffle_factor {pixel_unshuffle_factor} does not divide the {side} x {side} patches of a tile "
-                f"(image_size {self.vision_config.image_size}, patch_size {self.vision_config.patch_size})."
+                f"pixel_unshuffle_factor {pixel_unshuffle_factor} does not divide the {side} x {side} patches "
+                f"of a tile (image_size {self.vision_config.image_size}, patch_size {self.vision_config.patch_size})."
             )
         if not 0 <= image_token_id < self.text_config.vocab_size:
             raise ValueError(

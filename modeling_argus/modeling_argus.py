@@ -8,7 +8,6 @@ tokens stand.
 """
 
 from dataclasses import dataclass
-from typing import Optional, Union
 
 import torch
 from torch import nn
@@ -30,19 +29,19 @@ from .vision_argus import ArgusVisionModel, init_weights
 class ArgusModelOutputWithPast(BaseModelOutputWithPast):
     """`image_hidden_states`: float[tiles, image_seq_length, D], the visual tokens, when there were pixels."""
 
-    image_hidden_states: Optional[torch.FloatTensor] = None
+    image_hidden_states: torch.FloatTensor | None = None
 
 
 @dataclass
 class ArgusCausalLMOutputWithPast(ModelOutput):
     """`loss`: Equation 1; `logits`: float[B, kept, V]; the rest as in ArgusModelOutputWithPast."""
 
-    loss: Optional[torch.FloatTensor] = None
-    logits: Optional[torch.FloatTensor] = None
-    past_key_values: Optional[Cache] = None
-    hidden_states: Optional[tuple] = None
-    attentions: Optional[tuple] = None
-    image_hidden_states: Optional[torch.FloatTensor] = None
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple | None = None
+    attentions: tuple | None = None
+    image_hidden_states: torch.FloatTensor | None = None
 
 
 class ArgusPreTrainedModel(PreTrainedModel):
@@ -71,8 +70,9 @@ class ArgusPreTrainedModel(PreTrainedModel):
         if missing:
             shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise ValueError(
-                f"the checkpoint {pretrained_model_name_or_path!r} lacks {len(missing)} tensors that {cls.__name__} needs: "
-                f"{shown}. It is incomplete, or it was saved from another model: convert it with `argus convert`."
+                f"the checkpoint {pretrained_model_name_or_path!r} lacks {len(missing)} tensors that "
+                f"{cls.__name__} needs: {shown}. It is incomplete, or of another model: "
+                "convert that with `argus convert`."
             )
         return (model, info) if output_loading_info else model
 
@@ -113,30 +113,31 @@ class ArgusModel(ArgusPreTrainedModel):
         image_token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(image_token)).all(-1)
 
-    def _check_images(self, mask: torch.BoolTensor, pixel_values: Optional[torch.Tensor]) -> None:
+    def _check_images(self, mask: torch.BoolTensor, pixel_values: torch.Tensor | None) -> None:
         """Refuses tokens and tiles that do not match; one small read, before anything is launched."""
         length = self.config.image_seq_length
         tokens, tiles = mask.sum(-1).tolist(), 0 if pixel_values is None else pixel_values.shape[0]
         if sum(tokens) != tiles * length or any(count % length for count in tokens):
             raise ValueError(
-                f"image tokens and tiles do not match: the rows hold {tokens} image tokens, {tiles} tiles of {length} "
-                f"tokens each need {tiles * length}. Pass the processor's input_ids and pixel_values together, unchanged."
+                f"image tokens and tiles do not match: the rows hold {tokens} image tokens, {tiles} tiles of "
+                f"{length} tokens each need {tiles * length}. Pass the processor's input_ids and "
+                "pixel_values together, unchanged."
             )
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: Optional[torch.LongTensor] = None,
-        pixel_values: Optional[torch.Tensor] = None,
-        attention_mask: Optional[torch.Tensor] = None,
-        position_ids: Optional[torch.LongTensor] = None,
-        past_key_values: Optional[Cache] = None,
-        inputs_embeds: Optional[torch.Tensor] = None,
-        num_patches: Optional[torch.LongTensor] = None,
-        image_sizes: Optional[torch.LongTensor] = None,
-        use_cache: Optional[bool] = None,
-        output_hidden_states: Optional[bool] = None,
-        output_attentions: Optional[bool] = None,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        num_patches: torch.LongTensor | None = None,
+        image_sizes: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> ArgusModelOutputWithPast:
         """Encodes the images, puts them where the image tokens stand, and decodes.
@@ -221,19 +222,19 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusTasksMixin, Gener
     @can_return_tuple
     def forward(
         self,
-        input_ids: Optional[torch.LongTensor] = None,
-        pixel_values: Optional[torch.Tensor] = None,
-        attention_mask: Optional[torch.Tensor] = None,
-        position_ids: Optional[torch.LongTensor] = None,
-        past_key_values: Optional[Cache] = None,
-        inputs_embeds: Optional[torch.Tensor] = None,
-        labels: Optional[torch.LongTensor] = None,
-        num_patches: Optional[torch.LongTensor] = None,
-        image_sizes: Optional[torch.LongTensor] = None,
-        use_cache: Optional[bool] = None,
-        logits_to_keep: Union[int, torch.Tensor] = 0,
-        output_hidden_states: Optional[bool] = None,
-        output_attentions: Optional[bool] = None,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        num_patches: torch.LongTensor | None = None,
+        image_sizes: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> ArgusCausalLMOutputWithPast:
         """See `ArgusModel.forward`.
@@ -265,12 +266,12 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusTasksMixin, Gener
         if labels is not None:
             if tuple(labels.shape) != tuple(logits.shape[:2]):
                 raise ValueError(
-                    f"labels are {list(labels.shape)}, the logits cover {list(logits.shape[:2])}: the two must be the same."
+                    f"labels are {list(labels.shape)}, the logits cover {list(logits.shape[:2])}; they must match."
                 )
             if not torch.compiler.is_compiling() and labels.device.type != "meta" and (labels[:, 1:] == -100).all():
                 raise ValueError(
-                    f"all labels of this batch of {labels.shape[0]} rows are -100: there is no token to learn. Keep the "
-                    "assistant's tokens in labels, or leave such rows out."
+                    f"all labels of this batch of {labels.shape[0]} rows are -100: there is no token to learn. "
+                    "Keep the assistant's tokens in labels, or leave such rows out."
                 )
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs)
         return ArgusCausalLMOutputWithPast(

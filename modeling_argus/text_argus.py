@@ -1,13 +1,11 @@
 """One decoder that is Llama/SmolLM2 or Qwen2.5 by config, with fused projections and no buffers.
 
-    x --> RMSNorm --> qkv_proj --> rotary --> attention --> o_proj --(+)--> RMSNorm --> gate_up_proj --> SwiGLU --> down_proj --(+)-->
-    |_________________________________________________________________|  |___________________________________________________________|
+  x -> RMSNorm -> qkv_proj -> rotary -> attention -> o_proj -> (+) -> RMSNorm -> gate_up -> SwiGLU -> down_proj -> (+)
+  |____________________________________________________________|   |________________________________________________|
 
 Rotary cosines and sines are computed once a call, from positions alone: transformers 5 builds models on the meta
 device, where a buffer that no checkpoint fills would hold whatever memory held.
 """
-
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +37,7 @@ class ArgusRMSNorm(nn.Module):
 
 
 def rotary_frequencies(config: ArgusTextConfig, length, device) -> torch.Tensor:
-    """Inverse frequencies float32[head_dim / 2] for a sequence of `length` tokens (which matters to "dynamic" alone)."""
+    """Inverse frequencies float32[head_dim / 2]; `length`, that of the sequence, matters to "dynamic" alone."""
     rope = config.rope_parameters
     theta, kind = rope["rope_theta"], rope["rope_type"]
     if kind == "dynamic":  # NTK-aware: past the trained length the base grows with the sequence
@@ -183,14 +181,14 @@ class ArgusTextModel(PreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: Optional[torch.LongTensor] = None,
-        attention_mask: Optional[torch.Tensor] = None,
-        position_ids: Optional[torch.LongTensor] = None,
-        past_key_values: Optional[Cache] = None,
-        inputs_embeds: Optional[torch.Tensor] = None,
-        use_cache: Optional[bool] = None,
-        output_hidden_states: Optional[bool] = None,
-        output_attentions: Optional[bool] = None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """Decodes.
@@ -210,7 +208,8 @@ class ArgusTextModel(PreTrainedModel):
         want_weights = self.config.output_attentions if output_attentions is None else output_attentions
         if want_weights and self.config._attn_implementation not in (None, "eager"):
             raise ValueError(
-                f"attention weights exist only with attn_implementation='eager', not {self.config._attn_implementation!r}."
+                "attention weights exist only with attn_implementation='eager', not "
+                f"{self.config._attn_implementation!r}."
             )
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if self.gradient_checkpointing and self.training:
@@ -223,8 +222,8 @@ class ArgusTextModel(PreTrainedModel):
         if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 and isinstance(past, int):
             if tuple(attention_mask.shape) != (B, past + T):
                 raise ValueError(
-                    f"attention_mask is {list(attention_mask.shape)}; {B} rows of {past} cached and {T} new tokens need "
-                    f"[{B}, {past + T}]."
+                    f"attention_mask is {list(attention_mask.shape)}; {B} rows of {past} cached and {T} new tokens "
+                    f"need [{B}, {past + T}]."
                 )
         cache_position = kwargs.pop("cache_position", None)  # 4.57's generate hands it in; 5.x knows it no more
         if cache_position is None:
@@ -255,7 +254,7 @@ class ArgusTextModel(PreTrainedModel):
         return BaseModelOutputWithPast(
             last_hidden_state=x,
             past_key_values=past_key_values,
-            hidden_states=states + (x,) if want_states else None,
+            hidden_states=(*states, x) if want_states else None,
             attentions=all_weights if want_weights else None,
         )
 

@@ -5,8 +5,6 @@ exactly, conv((pixel / 255 - mean) / std) = x @ (W / (255 std)) + b + sum W (128
 in fp32 at each call from the convolution's own weights, so nothing can go stale in training, loading or saving.
 """
 
-from typing import Optional
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -117,8 +115,8 @@ class ArgusVisionModel(PreTrainedModel):
     def forward(
         self,
         pixel_values: torch.Tensor,
-        output_hidden_states: Optional[bool] = None,
-        output_attentions: Optional[bool] = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Encodes tiles.
@@ -133,12 +131,13 @@ class ArgusVisionModel(PreTrainedModel):
         want_weights = self.config.output_attentions if output_attentions is None else output_attentions
         if want_weights and self.config._attn_implementation not in (None, "eager"):
             raise ValueError(
-                f"attention weights exist only with attn_implementation='eager', not {self.config._attn_implementation!r}."
+                "attention weights exist only with attn_implementation='eager', not "
+                f"{self.config._attn_implementation!r}."
             )
         x = self._embed(pixel_values)
         if self.class_embedding is not None:
             x = torch.cat((self.class_embedding.expand(x.shape[0], 1, -1), x), dim=1)
-        x = x + self.position_embedding.weight
+        x = x + self._positions(x.device)
         states, all_weights = (x,), ()
         for layer in self.layers:
             x, weights = layer(x)
@@ -153,6 +152,12 @@ class ArgusVisionModel(PreTrainedModel):
             hidden_states=states if want_states else None,
             attentions=all_weights if want_weights else None,
         )
+
+    def _positions(self, device) -> torch.Tensor:
+        if not hasattr(self.position_embedding, "_hf_hook"):
+            return self.position_embedding.weight
+        # accelerate brings an offloaded weight in only when its module is called
+        return self.position_embedding(torch.arange(self.position_embedding.num_embeddings, device=device))
 
     def _embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
         config, conv = self.config, self.patch_embedding
@@ -198,9 +203,9 @@ class ArgusVisionModel(PreTrainedModel):
         smallest, largest = (v.item() for v in pixel_values.aminmax()) if pixel_values.numel() else (0.0, 0.0)
         if not (low <= smallest and largest <= high):
             raise ValueError(
-                f"floating point pixel_values hold values in [{smallest:g}, {largest:g}], which normalised pixels cannot "
-                f"have (about {low + 0.5:.3g} to {high - 0.5:.3g}). Pass the uint8 tiles as they are (do not cast them), or "
-                "tiles made with do_normalize=True."
+                f"floating point pixel_values hold values in [{smallest:g}, {largest:g}], which normalised pixels "
+                f"cannot have (about {low + 0.5:.3g} to {high - 0.5:.3g}). Pass the uint8 tiles as they are (do not "
+                "cast them), or tiles made with do_normalize=True."
             )
 
 

@@ -1,0 +1,24 @@
+"""Shared by all tests: no network, few threads, session-scoped tiny models that no test may change."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from tiny import SHAPES, tiny_model
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session", params=sorted(SHAPES))
+def model(request):
+    """Each tiny shape in turn; read-only."""
+    return tiny_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def siglip_llama():
+    """The SigLIP + Llama shape alone; read-only."""
+    return tiny_model("siglip_llama")
