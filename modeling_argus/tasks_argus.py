@@ -62,8 +62,8 @@ class ArgusTasksMixin:
 
         Returns:
             One dict per image: "boxes" float32[N, 4] (x1, y1, x2, y2 in pixels of the original image), "labels"
-            list[str], "scores" float32[N] (exp of the mean log-probability of a region's tokens; not calibrated), and "unparsed",
-            what the model wrote that is no region.
+            list[str], "scores" float32[N] (exp of the mean log-probability of a region's tokens; not calibrated), and
+            "unparsed", what the model wrote that is no region.
 
         Raises:
             ValueError: a model without location tokens whose boxes are not plain text either.
@@ -76,8 +76,7 @@ class ArgusTasksMixin:
         words_only = all(isinstance(row, (list, tuple)) and all(isinstance(p, str) for p in row) for row in phrases)
         if len(phrases) != len(images) or not all(phrases) or not words_only:
             raise ValueError(
-                f"detect needs phrases for all images or one list of them for each: got {len(phrases)} lists, some perhaps "
-                f"empty, for {len(images)} images."
+                f"detect needs phrases for all images, or a list of them for each of the {len(images)} images: got {phrases!r}."
             )
         prompts = [TASK_PROMPTS["detect"].format(phrases=", ".join(row)) for row in phrases]
         return self._regions(images, prompts, processor, max_new_tokens, "post_process_detection", options)
