@@ -1,9 +1,9 @@
 """ArgusVLM's processors: images to tiles, text to ids, generated ids to captions and boxes.
 
-Importing this package registers ArgusImageProcessor and ArgusProcessor with transformers' Auto classes, so that a folder in
-which they were saved loads without `trust_remote_code`. The folder names them, and transformers finds registered classes by
-name: the config class is only the key. ArgusConfig itself is the key if it is registered already (it belongs to the other hub
-package, which may not be imported here), else a stand-in; `register_auto_classes(config_class)` may be called again.
+Importing this package registers both processors with transformers' Auto classes, so that a folder in which they were
+saved loads without `trust_remote_code`. The folder names them, and transformers finds registered classes by name: the
+config class is only the key. That is ArgusConfig if it is registered already (it belongs to the other hub package,
+which may not be imported here), else a stand-in; `register_auto_classes(config_class)` may be called again.
 """
 
 from transformers import PretrainedConfig
@@ -22,7 +22,7 @@ class _ConfigStandIn(PretrainedConfig):
 
 
 def register_auto_classes(config_class=None) -> None:
-    """Registers both processors for `config_class`; default: the config class registered as "argus", else a stand-in."""
+    """Registers both processors for `config_class`; default: the one registered as "argus", else a stand-in."""
     if config_class is None:
         config_class = CONFIG_MAPPING["argus"] if "argus" in CONFIG_MAPPING else _ConfigStandIn
     register_auto_image_processor(config_class, ArgusImageProcessor)

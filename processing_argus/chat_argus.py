@@ -1,7 +1,7 @@
 """From chat messages to prompts: the native template (Section 4.1), images taken out, literal markers made harmless.
 
-A marker or a special token inside the text of a message is text. So before rendering, a sentinel character (a private-use
-one that occurs nowhere in the chat) is put behind the first character of each of them; the prompt is later cut at the
+A marker or a special token inside the text of a message is text. So before rendering, a sentinel character (one
+that occurs nowhere in the chat) is put behind the first character of each of them; the prompt is later cut at the
 sentinels and the pieces tokenized on their own. No such token can arise, and the text stays as it was.
 """
 
@@ -10,28 +10,31 @@ import re
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from .locations_argus import is_location_token
 
 # "{bos}User:<image>What is this?{eos}\nAssistant: A cat.{eos}\n", which is SmolVLM's spacing: "User:" before an image,
-# "User: " before text. What the assistant says, its leading space and the end token are marked for the loss (Equation 1).
+# "User: " before text. What the assistant says, the space before it and the end token are marked (Equation 1).
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% set content = message['content'] %}"
     "{{ message['role'] | capitalize }}:"
     "{% if message['role'] == 'assistant' %}{% generation %}"
     "{% if content is string %} {{ content }}{% else %}"
     "{% if not content or content[0]['type'] != 'image' %} {% endif %}"
-    "{% for item in content %}{% if item['type'] == 'image' %}<image>{% else %}{{ item['text'] }}{% endif %}{% endfor %}"
-    "{% endif %}{{ eos_token }}{% endgeneration %}"
+    "{% for item in content %}{% if item['type'] == 'image' %}<image>{% else %}{{ item['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}{{ eos_token }}{% endgeneration %}"
     "{% else %}"
     "{% if content is string %} {{ content }}{% else %}"
     "{% if not content or content[0]['type'] != 'image' %} {% endif %}"
-    "{% for item in content %}{% if item['type'] == 'image' %}<image>{% else %}{{ item['text'] }}{% endif %}{% endfor %}"
+    "{% for item in content %}{% if item['type'] == 'image' %}<image>{% else %}{{ item['text'] }}{% endif %}"
+    "{% endfor %}"
     "{% endif %}{{ eos_token }}"
     "{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 
 IMAGE_KEYS = ("image", "url", "path", "base64")
-_PRIVATE_USE = range(0xE000, 0xF8FF)
+# Noncharacters, which Unicode keeps for a program's own use; private-use characters should a chat hold all of those.
+_SENTINELS = (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF900))
 
 
 class MarkerGuard:
@@ -40,7 +43,9 @@ class MarkerGuard:
     def __init__(self, tokens):
         self.tokens = tuple(sorted({t for t in tokens if len(t) > 1}))
         # A look-ahead finds overlapping tokens too: cutting one must not leave another whole.
-        self._pattern = re.compile("(?s)(?=(?:" + "|".join(map(re.escape, self.tokens)) + ")).") if self.tokens else None
+        self._pattern = (
+            re.compile("(?s)(?=(?:" + "|".join(map(re.escape, self.tokens)) + ")).") if self.tokens else None
+        )
         self._prefixes = {t[:n] for t in self.tokens for n in range(1, len(t))}
         self._longest = max(map(len, self._prefixes), default=0)
 
@@ -54,6 +59,30 @@ class MarkerGuard:
         return self.cut(text, sentinel) + sentinel * is_prefix
 
 
+def message_guards(tokenizer, structure: str) -> dict:
+    """Who may write which token as structure: the assistant its location tokens, nobody anything else.
+
+    Structure is every special token of the tokenizer and each added token that occurs in `structure`. Returns the guard
+    of "assistant" and, under None, everyone else's.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    boxes = {token.content for token in added if is_location_token(token.content)}
+    tokens = {token.content for token in added if token.special or token.content in structure}
+    tokens |= {*tokenizer.all_special_tokens}
+    return {"assistant": MarkerGuard(tokens - boxes), None: MarkerGuard(tokens | boxes)}
+
+
+def resolve_template(own: str | dict | None, chat_template: str | None) -> str:
+    """The template to render: the one given (a template, or the name of one of `own`), else the processor's own."""
+    if isinstance(own, dict):
+        if chat_template is None and "default" not in own:
+            raise ValueError(f"The processor's chat templates are {sorted(own)}: name one with chat_template=.")
+        return own.get(chat_template or "default", chat_template)
+    if chat_template is None and own is None:
+        raise ValueError("The processor has no chat template: set processor.chat_template or pass chat_template=.")
+    return chat_template or own
+
+
 def split_conversations(conversation) -> list[list[dict]]:
     """One conversation (a list of messages) or a batch of them -> a list of conversations."""
     if hasattr(conversation, "messages"):
@@ -65,14 +94,16 @@ def split_conversations(conversation) -> list[list[dict]]:
     conversations = [list(getattr(c, "messages", c)) for c in conversation]
     for i, messages in enumerate(conversations):
         if not messages or not all(isinstance(m, dict) for m in messages):
-            raise ValueError(f"Conversation {i} is not a non-empty list of messages like {{'role': ..., 'content': ...}}.")
+            raise ValueError(
+                f"Conversation {i} is not a non-empty list of messages like {{'role': ..., 'content': ...}}."
+            )
     return conversations
 
 
 def take_images(messages: list[dict]) -> tuple[list[dict], list]:
     """Splits messages into copies without image data and their images in order (None where an item names no source).
 
-    Raises ValueError for content that this model cannot read: videos, audio, unknown types, several sources of one image.
+    Raises ValueError for content that this model cannot read: videos, audio, unknown types, two sources of one image.
     """
     bare, images = [], []
     for i, message in enumerate(messages):
@@ -80,6 +111,10 @@ def take_images(messages: list[dict]) -> tuple[list[dict], list]:
             raise ValueError(f"Message {i} has no role: {sorted(message)}.")
         message = {key: value for key, value in message.items() if value is not None}
         content = message.get("content", "")
+        if not isinstance(content, (str, list, tuple)):
+            raise ValueError(
+                f"The content of message {i} is a {type(content).__name__}: give a string or a list of items."
+            )
         if not isinstance(content, str):
             content = [_take_item(item, images, where=f"Message {i}, item {j}") for j, item in enumerate(content)]
         bare.append({**message, "content": content})
@@ -90,7 +125,7 @@ def _take_item(item, images: list, where: str) -> dict:
     if isinstance(item, str):
         return {"type": "text", "text": item}
     # Data sets fill a table's other columns with None: {"type": "text", "text": "...", "image": None}.
-    item = {key: value for key, value in item.items() if value is not None}
+    item = {key: value for key, value in dict(item).items() if value is not None}
     kind = item.get("type") or next((k for k in ("text", "image_url", *IMAGE_KEYS) if k in item), None)
     if kind == "text" and isinstance(item.get("text"), str):
         return {"type": "text", "text": item["text"]}
@@ -114,15 +149,24 @@ def _image_source(key: str, value):
 
 
 def render(
-    conversations, chat_template, guards, *, tools, documents, add_generation_prompt, continue_final_message, spans, variables
+    conversations,
+    chat_template,
+    guards,
+    *,
+    tools,
+    documents,
+    add_generation_prompt,
+    continue_final_message,
+    spans,
+    variables,
 ) -> tuple[list[str], list[list[tuple[int, int]]], str]:
     """Renders conversations (already without images) and returns prompts, assistant spans and the sentinel.
 
-    `guards` maps a role to its MarkerGuard, None being everyone else's. With `spans` the template's {% generation %} marks
-    come back as character spans of each prompt, sentinels included.
+    `guards` maps a role to its MarkerGuard, None being everyone else's. With `spans` the template's {% generation %}
+    marks come back as character spans of each prompt, sentinels included.
     """
-    known = list(_strings([conversations, documents, variables, chat_template]))
-    sentinel = next(chr(c) for c in _PRIVATE_USE if not any(chr(c) in s for s in known))
+    known = list(_strings([conversations, documents, tools, variables, chat_template]))
+    sentinel = next(chr(c) for c in _SENTINELS if not any(chr(c) in s for s in known))
     as_text = "is string" in chat_template or not re.search(r"\[\s*['\"]type['\"]\s*\]|\.type\b", chat_template)
     guarded = []
     for messages in conversations:

@@ -1,17 +1,22 @@
 """From prompts to rows of ids: tokenize with one marker per image, splice in the image runs, truncate, pad.
 
-Recipe 7 of Table 1: the tokenizer never sees the repeated image tokens. Everything here works on lists of ints; tensors are
-made once, at the very end.
+Recipe 7 of Table 1: the tokenizer never sees the repeated image tokens. Everything here works on lists of ints;
+tensors are made once, at the very end.
 """
 
 from dataclasses import dataclass
 
 import torch
+from transformers.utils import logging
+
+from .image_loading_argus import ImageInputError
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
 class Row:
-    """One prompt: its ids, the characters [start, end) of each, 1 where the assistant speaks, and the image runs' spans."""
+    """One prompt: its ids, each one's characters [start, end), 1 where the assistant speaks, the image runs' spans."""
 
     ids: list[int]
     offsets: list[tuple[int, int]] | None = None
@@ -19,8 +24,10 @@ class Row:
     runs: list[tuple[int, int]] | None = None
 
 
-def tokenize(tokenizer, prompts, *, add_special_tokens: bool, with_offsets: bool, sentinel: str | None = None) -> list[Row]:
-    """Tokenizes prompts in one call of the tokenizer. At each sentinel a prompt is cut, and the pieces tokenized apart."""
+def tokenize(
+    tokenizer, prompts, *, add_special_tokens: bool, with_offsets: bool, sentinel: str | None = None
+) -> list[Row]:
+    """Tokenizes prompts in one call of the tokenizer. At sentinels a prompt is cut and its pieces tokenized apart."""
     pieces, places = [], []  # places: (prompt, first character of the piece in it)
     for i, prompt in enumerate(prompts):
         start = 0
@@ -32,7 +39,9 @@ def tokenize(tokenizer, prompts, *, add_special_tokens: bool, with_offsets: bool
     rows = [Row([], [] if with_offsets else None) for _ in prompts]
     if pieces:
         if with_offsets and not tokenizer.is_fast:
-            raise ValueError(f"{type(tokenizer).__name__} is a slow tokenizer and has no offsets: use a fast tokenizer.")
+            raise ValueError(
+                f"{type(tokenizer).__name__} is a slow tokenizer and has no offsets: use a fast tokenizer."
+            )
         options = {"return_offsets_mapping": True} if with_offsets else {}
         encoded = tokenizer(
             pieces,
@@ -75,7 +84,11 @@ def mark_assistant(row: Row, spans) -> None:
 def splice(row: Row, image_token_id: int, runs: list[list[int]]) -> None:
     """Puts the i-th run in the place of the i-th image marker and records where each run lies."""
     runs = iter(runs)
-    ids, origin, spans = [], [], []  # origin: for each new id, its place before splicing, or -1 - marker's place in a run
+    ids, origin, spans = (
+        [],
+        [],
+        [],
+    )  # origin: for each new id, its place before splicing, or -1 - marker's place in a run
     for place, token in enumerate(row.ids):
         if token == image_token_id:
             run = next(runs)
@@ -92,6 +105,60 @@ def splice(row: Row, image_token_id: int, runs: list[list[int]]) -> None:
     row.ids, row.runs = ids, spans
 
 
+def inside_runs(row: Row) -> list[int]:
+    """1 for every token of an image's run, 0 for text."""
+    inside = [0] * len(row.ids)
+    for start, end in row.runs:
+        inside[start:end] = [1] * (end - start)
+    return inside
+
+
+def flatten_images(images) -> tuple[list, list[int] | None]:
+    """One image, a flat list or a list per prompt -> (flat list, images per prompt or None if flat)."""
+    if images is None:
+        return [], None
+    if getattr(images, "ndim", None) == 4:
+        images = list(images)
+    if not isinstance(images, (list, tuple)):
+        return [images], None
+    is_group = [image is None or isinstance(image, (list, tuple)) for image in images]
+    if not any(is_group):
+        return list(images), None
+    if not all(is_group):
+        raise ImageInputError("images mixes single images and lists: give a flat list, or one list per prompt.")
+    groups = [list(group or []) for group in images]
+    return [image for group in groups for image in group], [len(group) for group in groups]
+
+
+def check_counts(image_token: str, markers: list[int], num_images: int, per_prompt: list[int] | None) -> None:
+    """Raises ValueError where the markers of the prompts and the images given do not match."""
+    if markers == per_prompt or (per_prompt is None and sum(markers) == num_images):
+        return
+    if per_prompt is None:
+        given = f"{num_images} in one flat list (one list per prompt would say whose they are)"
+    else:
+        given = f"{per_prompt}"
+    raise ValueError(
+        f"Every image needs one {image_token} marker in its prompt: the prompts hold {markers} markers, and the images "
+        f"given are {given}."
+    )
+
+
+def limit_length(row: Row, tokenizer, options: dict, number: int) -> None:
+    """Truncates a row if the options ask for it, and warns where it is longer than the model can read."""
+    truncation = getattr(options["truncation"], "value", options["truncation"])
+    if truncation not in (None, False, True, "do_not_truncate", "longest_first", "only_first"):
+        raise ValueError(f"truncation={truncation!r} is unknown: use True, 'longest_first' or False.")
+    limit = tokenizer.model_max_length
+    if truncation not in (None, False, "do_not_truncate"):
+        truncate(row, options["max_length"] or limit, getattr(tokenizer, "truncation_side", "right"), number)
+    if len(row.ids) > limit and options["verbose"]:
+        logger.warning(
+            f"Prompt {number} has {len(row.ids)} tokens, more than the model's {limit}: it will not be read rightly. "
+            "Lower max_tiles, or pass fewer images or less text."
+        )
+
+
 def truncate(row: Row, max_length: int, side: str, number: int) -> None:
     """Cuts a row to max_length ids. Raises ValueError where that would cut into an image's tokens."""
     length = len(row.ids)
@@ -101,8 +168,8 @@ def truncate(row: Row, max_length: int, side: str, number: int) -> None:
     for image, (start, end) in enumerate(row.runs or []):
         if start < keep.start or end > keep.stop:
             raise ValueError(
-                f"max_length={max_length} would cut into the {end - start} tokens of image {image} in prompt {number}, which is "
-                f"{length} tokens long: raise max_length, lower max_tiles or turn truncation off."
+                f"max_length={max_length} would cut into the {end - start} tokens of image {image} in prompt {number}, "
+                f"which is {length} tokens long: raise max_length, lower max_tiles or turn truncation off."
             )
     row.ids = row.ids[keep]
     row.offsets = None if row.offsets is None else row.offsets[keep]
@@ -110,7 +177,7 @@ def truncate(row: Row, max_length: int, side: str, number: int) -> None:
     row.runs = [(start - keep.start, end - keep.start) for start, end in row.runs or []]
 
 
-def padded_length(rows: list[Row], padding, max_length: int | None, multiple: int | None) -> int | None:
+def padded_length(tokenizer, rows: list[Row], padding, max_length: int | None, multiple: int | None) -> int | None:
     """The length that all rows are padded to, or None for no padding. `padding` is as in transformers' tokenizers."""
     padding = getattr(padding, "value", padding)
     if padding in (False, None, "do_not_pad"):
@@ -121,7 +188,12 @@ def padded_length(rows: list[Row], padding, max_length: int | None, multiple: in
         length = max(len(row.ids) for row in rows)
     else:
         raise ValueError(f"padding={padding!r} is unknown: use True, 'longest', 'max_length' or False.")
-    return -(-length // multiple) * multiple if multiple else length
+    length = -(-length // multiple) * multiple if multiple else length
+    if tokenizer.pad_token_id is None and any(len(row.ids) < length for row in rows):
+        raise ValueError(
+            "Prompts of different lengths need a pad token, and the tokenizer has none: set its pad_token."
+        )
+    return length
 
 
 def pad(values: list, length: int | None, value, side: str) -> list:
@@ -144,7 +216,9 @@ def to_tensors(data: dict, return_tensors: str | None, device=None) -> dict:
         if not isinstance(value, torch.Tensor):
             lengths = sorted({len(row) for row in value})
             if len(lengths) > 1:
-                raise ValueError(f"{key} has rows of {lengths[0]} to {lengths[-1]} tokens: pass padding=True for tensors.")
+                raise ValueError(
+                    f"{key} has rows of {lengths[0]} to {lengths[-1]} tokens: pass padding=True for tensors."
+                )
             value = torch.tensor(value, dtype=torch.int64)
             value = value.to(device) if device is not None else value
         tensors[key] = value.cpu().numpy() if return_tensors == "np" else value

@@ -1,8 +1,8 @@
 """The location vocabulary (Section 4.2): boxes <-> location tokens <-> plain text.
 
-K bins are shared by both axes. Encoding is `floor(v / size * K)` clamped to 0..K-1, decoding is the bin's centre, so a
-coordinate inside the image comes back within half a bin. Both formulations of the paper stand behind one small class:
-`<loc_y1><loc_x1><loc_y2><loc_x2>caption`, regions simply concatenated, or `[x1, y1, x2, y2] caption`, one region a line.
+K bins are shared by both axes. Encoding is `floor(v / size * K)` clamped to 0..K-1, decoding is the bin's centre, so
+a coordinate inside the image comes back within half a bin. Both formulations of the paper stand behind one small class:
+`<loc_y1><loc_x1><loc_y2><loc_x2>caption`, regions concatenated, or `[x1, y1, x2, y2] caption`, one region a line.
 Parsing never raises: what is not well formed is handed back as it was written.
 """
 
@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 
 from transformers.tokenization_utils_base import AddedToken
-
 
 BOX_FORMATS = ("location_tokens", "plain_text")
 DEFAULT_NUM_LOCATION_BINS = 1000
@@ -30,6 +29,11 @@ def location_token(index: int) -> str:
 def location_tokens(num_location_bins: int) -> list[str]:
     """All K location tokens in order: `<loc_0>` .. `<loc_{K-1}>`."""
     return [location_token(i) for i in range(num_location_bins)]
+
+
+def is_location_token(text: str) -> bool:
+    """Whether `text` is one whole location token."""
+    return _LOCATION_TOKEN.fullmatch(text) is not None
 
 
 def add_location_tokens(tokenizer, num_location_bins: int = DEFAULT_NUM_LOCATION_BINS) -> int:

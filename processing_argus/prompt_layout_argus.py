@@ -1,8 +1,8 @@
-"""What stands before, between and after an image's tile tokens, as data, and the id runs made of it (recipe 7, Table 1).
+"""What stands before, between and after an image's tile tokens, as data, and the id runs made of it (recipe 7).
 
-Only one marker per image is tokenized. The ids that replace it are built once per grid: the layout's literal pieces are
-tokenized on their own, which gives the ids of the fully expanded text as long as every piece is bounded by added tokens.
-That is checked on the tokenizer itself when the runs are set up.
+Only one marker per image is tokenized. The ids that replace it are built once per grid: the layout's literal pieces
+are tokenized on their own, which gives the ids of the fully expanded text as long as every piece is bounded by added
+tokens. That is checked on the tokenizer itself when the runs are set up.
 """
 
 PROMPT_LAYOUTS = {
@@ -27,18 +27,22 @@ _MAX_CACHED_GRIDS = 512
 class PromptLayout:
     """One prompt layout: a name of `PROMPT_LAYOUTS` or a dict of its keys (missing ones are empty).
 
-    `tile_prefix` may hold `{row}` and `{col}`, both counted from 1. A grid of one tile has `single_prefix` instead, and the
-    thumbnail, which stands last, `thumbnail_prefix`.
+    `tile_prefix` may hold `{row}` and `{col}`, both counted from 1. A grid of one tile has `single_prefix` instead, and
+    the thumbnail, which stands last, `thumbnail_prefix`.
     """
 
     def __init__(self, layout: str | dict = "native"):
         if isinstance(layout, str):
             if layout not in PROMPT_LAYOUTS:
-                raise ValueError(f"prompt_layout={layout!r} is unknown: use one of {', '.join(PROMPT_LAYOUTS)} or a dict.")
+                raise ValueError(
+                    f"prompt_layout={layout!r} is unknown: use one of {', '.join(PROMPT_LAYOUTS)} or a dict."
+                )
             layout = PROMPT_LAYOUTS[layout]
         unknown = sorted(set(layout) - set(LAYOUT_KEYS))
         if unknown or not all(isinstance(v, str) for v in layout.values()):
-            raise ValueError(f"prompt_layout holds {unknown or layout}: it takes strings under {', '.join(LAYOUT_KEYS)}.")
+            raise ValueError(
+                f"prompt_layout holds {unknown or layout}: it takes strings under {', '.join(LAYOUT_KEYS)}."
+            )
         self.parts = {key: layout.get(key, "") for key in LAYOUT_KEYS}
 
     def literals(self, rows: int, cols: int, thumbnail: bool) -> list[str]:
@@ -79,8 +83,8 @@ class ImageRuns:
         ids = self._tokenize(image_token)
         if len(ids) != 1 or ids[0] != tokenizer.get_vocab().get(image_token):
             raise ValueError(
-                f"image_token={image_token!r} is not one token of this tokenizer but {len(ids)}: add it as a special token, "
-                "or name the tokenizer's own."
+                f"image_token={image_token!r} is not one token of this tokenizer but {len(ids)}: add it as a "
+                "special token, or name the tokenizer's own."
             )
         self.image_token_id = ids[0]
         self._check_edges()
@@ -93,6 +97,9 @@ class ImageRuns:
                 self._cache.clear()
             self._cache[key] = self._build(*key, self.image_seq_length)
         return self._cache[key]
+
+    def __deepcopy__(self, memo):
+        return self  # saving a processor copies its attributes, and copying the tokenizer within would be slow
 
     def _build(self, rows, cols, thumbnail, tile_length):
         first, *rest = self.layout.literals(rows, cols, thumbnail)
@@ -117,6 +124,6 @@ class ImageRuns:
                 if not bounded or spliced != self._tokenize(left + expanded + right):
                     raise ValueError(
                         f"prompt_layout {self.layout.parts} cannot be spliced in for {self.image_token!r} with this "
-                        "tokenizer, because its outer edges would merge with the text beside them: begin and end it with "
-                        "tokens that the tokenizer holds as added tokens."
+                        "tokenizer, because its outer edges would merge with the text beside them: begin and end it "
+                        "with tokens that the tokenizer holds as added tokens."
                     )

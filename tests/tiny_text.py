@@ -1,17 +1,16 @@
 """Tiny byte-level BPE tokenizers, trained offline in milliseconds, and processors over them, shared by all tests.
 
-Three kinds, each with the special tokens and the pre-tokenization of its model family: "native" (Argus), "smolvlm" and
-"internvl" (Qwen). `build_reference_processor` gives transformers' own SmolVLMProcessor or InternVLProcessor over the same
-tokenizer, to compare with.
+Three kinds, each with the special tokens and the pre-tokenization of its model family: "native" (Argus), "smolvlm"
+and "internvl" (Qwen). `build_reference_processor` gives transformers' own SmolVLMProcessor or InternVLProcessor over
+the same tokenizer, to compare with.
 """
 
-from functools import lru_cache
+from functools import cache
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from processing_argus import ArgusImageProcessor, ArgusProcessor, add_location_tokens
-
 
 KINDS = ("native", "smolvlm", "internvl")
 TILE_SIZE = 32
@@ -58,7 +57,7 @@ CHAT_TEMPLATES = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def _tokenizer_json(kind: str) -> str:
     tokenizer = Tokenizer(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind != "internvl")
@@ -104,7 +103,7 @@ def build_image_processor(kind: str = "native", **kwargs) -> ArgusImageProcessor
 def build_processor(
     kind: str = "native", num_location_bins: int | None = 100, image_processor=None, tokenizer=None, **kwargs
 ) -> ArgusProcessor:
-    """A whole tiny ArgusProcessor: 4 image tokens a tile, 100 location bins on the native tokenizer, none on the others."""
+    """A whole tiny ArgusProcessor: 4 image tokens a tile; 100 location bins on the native tokenizer, else none."""
     if kind != "native":
         num_location_bins = None
     if tokenizer is None:

@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 
 from processing_argus.locations_argus import LocationVocabulary, location_tokens
 
-
-settings.register_profile("argus", deadline=None, max_examples=150)
-settings.load_profile("argus")
+relaxed = settings(deadline=None, max_examples=100)
 
 FORMATS = ("location_tokens", "plain_text")
 SIZES = st.tuples(st.integers(1, 20000), st.integers(1, 20000))
@@ -18,7 +16,20 @@ SIZES = st.tuples(st.integers(1, 20000), st.integers(1, 20000))
 WORDS = st.text(st.characters(blacklist_categories=("Cs", "Zl", "Zp", "Cc"), blacklist_characters="<>"), min_size=1)
 CAPTIONS = WORDS.map(lambda text: " ".join(text.split())).filter(bool)
 FRAGMENTS = st.sampled_from(
-    ["<loc_0>", "<loc_9>", "<loc_99999>", "<loc_", "<loc_-1>", "<loc_007>", "[1, 2, 3, 4]", "[1,2", "]", "\n", " a dog", "٣"]
+    [
+        "<loc_0>",
+        "<loc_9>",
+        "<loc_99999>",
+        "<loc_",
+        "<loc_-1>",
+        "<loc_007>",
+        "[1, 2, 3, 4]",
+        "[1,2",
+        "]",
+        "\n",
+        " a dog",
+        "٣",
+    ]
 )
 
 
@@ -33,6 +44,7 @@ def images_with_boxes(draw, max_boxes=4):
     return (height, width), boxes
 
 
+@relaxed
 @given(images_with_boxes(), st.integers(1, 2000))
 def test_a_box_comes_back_within_half_a_bin(case, num_bins):
     image_size, boxes = case
@@ -45,6 +57,7 @@ def test_a_box_comes_back_within_half_a_bin(case, num_bins):
             assert abs(value - decoded) <= 0.5 * size / num_bins * (1 + 1e-9)
 
 
+@relaxed
 @given(st.integers(1, 2000), SIZES)
 def test_every_bin_survives_decoding_and_encoding(num_bins, image_size):
     vocabulary = LocationVocabulary(num_bins)
@@ -53,6 +66,7 @@ def test_every_bin_survives_decoding_and_encoding(num_bins, image_size):
 
 
 @pytest.mark.parametrize("box_format", FORMATS)
+@relaxed
 @given(case=images_with_boxes(), captions=st.lists(CAPTIONS, min_size=4, max_size=4), num_bins=st.integers(1, 1500))
 def test_regions_round_trip_through_text(box_format, case, captions, num_bins):
     image_size, boxes = case
@@ -66,6 +80,7 @@ def test_regions_round_trip_through_text(box_format, case, captions, num_bins):
 
 
 @pytest.mark.parametrize("box_format", FORMATS)
+@relaxed
 @given(text=st.one_of(st.text(), st.lists(st.one_of(FRAGMENTS, st.text(max_size=4))).map("".join)))
 @example(text="<loc_" + "9" * 5000 + ">" + "[" + "9" * 5000 + ", 1, 1, 1] a")
 def test_parsing_garbage_never_raises_and_loses_no_text(box_format, text):
@@ -79,7 +94,9 @@ def test_parsing_garbage_never_raises_and_loses_no_text(box_format, text):
 
 def test_the_two_formulations_read_as_the_paper_writes_them():
     box, size = (10, 20, 30, 99.9), (100, 200)  # y is on 100 pixels, x on 200
-    assert LocationVocabulary(10).encode_regions([box], ["a  red\ncar "], size) == "<loc_2><loc_0><loc_9><loc_1>a red car"
+    assert (
+        LocationVocabulary(10).encode_regions([box], ["a  red\ncar "], size) == "<loc_2><loc_0><loc_9><loc_1>a red car"
+    )
     assert LocationVocabulary(10, "plain_text").encode_regions([box], ["a red car"], size) == "[0, 2, 1, 9] a red car"
     assert LocationVocabulary(10).bins_to_box((0, 2, 1, 9), size) == (10.0, 25.0, 30.0, 95.0)
     assert location_tokens(3) == ["<loc_0>", "<loc_1>", "<loc_2>"]
@@ -106,7 +123,9 @@ def test_what_is_well_formed_is_kept_and_the_rest_is_reported(text, captions, un
 
 
 def test_plain_text_is_read_line_by_line():
-    regions, rest = LocationVocabulary(10, "plain_text").parse("[1,2, 3,4]a dog\nhm\n [ 0, 0, 9, 10] too far\n[3, 1, 1, 4] x")
+    regions, rest = LocationVocabulary(10, "plain_text").parse(
+        "[1,2, 3,4]a dog\nhm\n [ 0, 0, 9, 10] too far\n[3, 1, 1, 4] x"
+    )
     assert [(r.bins, r.caption) for r in regions] == [((1, 2, 3, 4), "a dog")]
     assert rest == ["hm", "[ 0, 0, 9, 10] too far", "[3, 1, 1, 4] x"]
 
