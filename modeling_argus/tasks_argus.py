@@ -76,7 +76,7 @@ class ArgusTasksMixin:
         words_only = all(isinstance(row, (list, tuple)) and all(isinstance(p, str) for p in row) for row in phrases)
         if len(phrases) != len(images) or not all(phrases) or not words_only:
             raise ValueError(
-                f"detect needs phrases for all images, or a list of them for each of the {len(images)} images: got {phrases!r}."
+                f"detect needs phrases for all images, or a list of them for each of {len(images)}, got {phrases!r}."
             )
         prompts = [TASK_PROMPTS["detect"].format(phrases=", ".join(row)) for row in phrases]
         return self._regions(images, prompts, processor, max_new_tokens, "post_process_detection", options)
