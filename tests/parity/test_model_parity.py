@@ -1,0 +1,81 @@
+"""A converted model against the transformers class that wrote the checkpoint: features, logits, greedy tokens."""
+
+import pytest
+import torch
+from reference_checkpoints import reference_inputs
+from tiny import tiny_inputs
+
+from modeling_argus import ArgusForConditionalGeneration
+
+LIMIT = 1e-4
+
+
+@pytest.fixture(scope="module")
+def pair(source, converted):
+    return source, ArgusForConditionalGeneration.from_pretrained(converted).eval()
+
+
+def reference_features(source, pixel_values):
+    """(tower's output without the class token, visual tokens) of transformers' model for float tiles [N, 3, S, S]."""
+    model = source.model.model
+    if source.is_smolvlm:
+        side = model.config.vision_config.image_size // model.config.vision_config.patch_size
+        mask = torch.ones(len(pixel_values), side, side, dtype=torch.bool)
+        hidden = model.vision_model(pixel_values=pixel_values, patch_attention_mask=mask).last_hidden_state
+        return hidden, model.connector(hidden)
+    hidden = model.vision_tower(pixel_values).last_hidden_state[:, 1:]
+    features = model.get_image_features(pixel_values=pixel_values)
+    return hidden, getattr(features, "pooler_output", features)
+
+
+@torch.no_grad()
+def test_vision_features(pair, record_difference):
+    source, ours = pair
+    inputs = tiny_inputs(ours, tiles_per_row=(3,))
+    pixels = reference_inputs("internvl", inputs, ours.config)["pixel_values"]
+    hidden, visual = reference_features(source, pixels)
+    for given, kind in ((inputs["pixel_values"], "uint8"), (pixels, "float")):
+        features = ours.model.get_image_features(pixel_values=given)
+        difference = (features.pooler_output - visual.reshape(features.pooler_output.shape)).abs().max()
+        record_difference(f"visual tokens from {kind} tiles", source.name, difference, "1e-4")
+        assert difference <= LIMIT
+        tower = ours.model.vision_model(given).last_hidden_state[:, -hidden.shape[1] :]
+        record_difference(f"vision tower from {kind} tiles", source.name, (tower - hidden).abs().max(), "1e-4")
+        assert (tower - hidden).abs().max() <= LIMIT
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tiles", [(5,), (3, 1), (0,)], ids=["several", "left_padded_batch", "text_only"])
+def test_logits(pair, tiles, record_difference):
+    source, ours = pair
+    inputs = tiny_inputs(ours, tiles_per_row=tiles, text_length=40)
+    # transformers' dynamic rotary embedding keeps the base of the longest sequence seen until a short one resets it.
+    source.model(input_ids=torch.tensor([[1, 2]]))
+    expected = source.model(**reference_inputs(source.layout, inputs, ours.config)).logits
+    seen = inputs["attention_mask"].bool()
+    difference = (ours(**inputs).logits - expected)[seen].abs().max()
+    record_difference("logits of whole prompts", source.name, difference, "1e-4")
+    assert expected[seen].std() > 0.1
+    assert difference <= LIMIT
+
+
+@torch.no_grad()
+def test_greedy_tokens(pair, record_difference):
+    source, ours = pair
+    inputs = tiny_inputs(ours, tiles_per_row=(3,), text_length=12)
+    settings = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
+    reference = source.model.generate(
+        **reference_inputs(source.layout, inputs, ours.config),
+        **settings,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    written = ours.generate(**inputs, **settings)[0, inputs["input_ids"].shape[1] :]
+    expected = reference.sequences[0, inputs["input_ids"].shape[1] :]
+    assert len(written) == len(expected) == 32
+    assert len(expected.unique()) > 2
+    differ = (written != expected).nonzero()
+    record_difference("greedy tokens that differ, of 32", source.name, len(differ), "ties")
+    if len(differ):
+        best, second = reference.logits[int(differ[0])][0].topk(2).values
+        assert best - second < 1e-4, f"token {int(differ[0])} differs though the gap is {best - second}"
