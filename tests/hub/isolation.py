@@ -18,15 +18,24 @@ class Blocker:
             raise ModuleNotFoundError(f"{name} is blocked in this test", name=name)
 
 sys.meta_path.insert(0, Blocker())
+sys.modules.update(dict.fromkeys(filter(None, sys.argv.pop(1).split(","))))  # None: as if it were not installed
 script = sys.argv.pop(1)
 exec(compile(open(script, encoding="utf-8").read(), script, "exec"), {"__name__": "__main__", "__file__": script})
 """
 
 
 def run_isolated(
-    script: str, *arguments: object, home: Path, python: str = sys.executable, timeout: float = 300
+    script: str,
+    *arguments: object,
+    home: Path,
+    python: str = sys.executable,
+    without: tuple[str, ...] = (),
+    timeout: float = 300,
 ) -> None:
-    """Run tests/hub/`script` with `python -I`, its caches and working directory in `home`; fails with its output."""
+    """Run tests/hub/`script` with `python -I`, its caches and working directory in `home`; fails with its output.
+
+    `without` names installed packages that it is not to find.
+    """
     work = home / "elsewhere"
     work.mkdir(parents=True, exist_ok=True)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "HF_", "TRANSFORMERS_", "ARGUS_"))}
@@ -37,7 +46,7 @@ def run_isolated(
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    command = [python, "-I", "-c", _BLOCKER, str(HERE / script), *map(str, arguments)]
+    command = [python, "-I", "-c", _BLOCKER, ",".join(without), str(HERE / script), *map(str, arguments)]
     _run(command, environment, work, timeout)
 
 

@@ -21,9 +21,9 @@ STEPS = [
 ]
 
 
-def use(repository, home) -> dict:
+def use(repository, home, **options) -> dict:
     report = home / "report.json"
-    run_isolated("use_hub_folder.py", repository, home / "saved-again", report, home=home)
+    run_isolated("use_hub_folder.py", repository, home / "saved-again", report, home=home, **options)
     return json.loads(report.read_text(encoding="utf-8"))
 
 
@@ -40,12 +40,18 @@ def from_hub_cache(tiny_hub_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def without_optional_packages(tiny_hub_folder, tmp_path_factory):
+    optional = ("torchvision", "triton", "liger_kernel", "flash_attn")
+    return use(tiny_hub_folder, tmp_path_factory.mktemp("bare"), without=optional)
+
+
+@pytest.fixture(scope="session")
 def embedded_model(nano_hub_folder, tmp_path_factory):
     return use(nano_hub_folder, tmp_path_factory.mktemp("nano"))
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("origin", ["from_local_path", "from_hub_cache", "embedded_model"])
+@pytest.mark.parametrize("origin", ["from_local_path", "from_hub_cache", "without_optional_packages", "embedded_model"])
 def test_hub_folder(origin, step, request):
     results = request.getfixturevalue(origin)
     assert set(results) == set(STEPS)
