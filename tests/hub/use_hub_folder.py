@@ -69,7 +69,7 @@ def auto_config():
 
 @step
 def auto_image_processor():
-    if getattr(transformers.AutoImageProcessor, "is_dummy", False):  # 5.0 to 5.6 have it with torchvision only
+    if getattr(transformers.AutoImageProcessor, "is_dummy", False):  # 5.6 has it with torchvision only
         assert not transformers.utils.is_torchvision_available()
         return
     choices = [{}, {"use_fast": False}] if OLD else [{}]
