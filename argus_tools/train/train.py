@@ -1,0 +1,231 @@
+"""Trains argus-nano from nothing on rendered scenes, on a CPU: a plain PyTorch loop with a wall-clock budget.
+
+    python -m argus_tools.train.train --out runs/nano --minutes 80
+
+One process renders ahead; `--workers` Python threads each take a part of the batch with one core of arithmetic (bf16),
+and their gradients meet in the shared parameters. That needs no barrier in each operator, which is what makes it fast
+where other work shares the cores. Every few minutes a checkpoint is written (started again, the same command goes on
+from it) and every few steps a line of `log.jsonl`. The learning rate follows the time that is left.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from .batches import IGNORED, BatchPlan, SceneBatches, attention_pattern
+from .nano import build_nano
+from .tokenizer import save_tokenizer, train_tokenizer
+
+
+@dataclasses.dataclass
+class TrainState:
+    """Everything that a step changes besides weights and optimizer: the number of steps done and what they took."""
+
+    step: int = 0
+    scenes: int = 0
+    exchanges: int = 0
+    seconds: float = 0.0
+
+
+def answer_loss(model, batch: dict, total: int) -> torch.Tensor:
+    """Equation 1 over a part of a batch: the sum over its assistant tokens divided by `total`, the whole batch's.
+
+    batch: as `make_batch` returns it. Only positions that predict an assistant token go through the output head.
+    """
+    mask = attention_pattern(batch["segments"])
+    if model.config.text_config._attn_implementation == "eager":
+        mask = torch.zeros(mask.shape).masked_fill(~mask, -1e9)
+    hidden = model.model(
+        input_ids=batch["input_ids"],
+        pixel_values=batch["pixel_values"],
+        attention_mask=mask,
+        position_ids=batch["position_ids"],
+        use_cache=False,
+    ).last_hidden_state
+    wanted = batch["labels"] != IGNORED
+    logits = model.lm_head(hidden[wanted]).float()
+    return F.cross_entropy(logits, batch["labels"][wanted], reduction="sum") / total
+
+
+def split_batch(batch: dict, parts: int) -> list[dict]:
+    """Cuts a batch by rows into at most `parts` batches; the flat tiles go with their rows."""
+    rows = batch["input_ids"].shape[0]
+    tiles = batch["pixel_values"].shape[0] // rows
+    edges = [rows * i // parts for i in range(parts + 1)]
+    spans = [(a, b) for a, b in pairwise(edges) if b > a]
+    return [
+        {k: v[a * tiles : b * tiles] if k == "pixel_values" else v[a:b] for k, v in batch.items()} for a, b in spans
+    ]
+
+
+def train_step(model, optimizer, batch, learning_rate, *, pool=None, workers=1, bf16=True, max_norm=1.0) -> dict:
+    """One optimizer step on one batch; returns {"loss": float, "grad_norm": float}.
+
+    The gradients of the parts are summed: with one or two workers the order cannot change the result.
+    """
+    total = int((batch["labels"] != IGNORED).sum())
+
+    def part(piece):
+        # Autocast is a property of the thread.
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = answer_loss(model, piece, total)
+        loss.backward()
+        return loss.item()
+
+    pieces = split_batch(batch, workers)
+    losses = list(pool.map(part, pieces)) if pool else [part(piece) for piece in pieces]
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {"loss": sum(losses), "grad_norm": float(norm)}
+
+
+def make_optimizer(model, weight_decay: float = 0.05) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices alone."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-8, fused=True)
+
+
+def learning_rate_at(progress: float, step: int, peak: float, warmup: int) -> float:
+    """Linear warm-up over `warmup` steps, then a cosine in `progress` (0..1 of the budget) down to 2% of the peak."""
+    cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return peak * cosine * min(1.0, (step + 1) / warmup)
+
+
+def save_checkpoint(folder: Path, model, optimizer, state: TrainState, plan: BatchPlan) -> None:
+    """Writes `checkpoint.pt` whole or not at all."""
+    content = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "state": dataclasses.asdict(state),
+        "plan": dataclasses.asdict(plan),
+    }
+    torch.save(content, folder / "checkpoint.tmp")
+    os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")
+
+
+def load_checkpoint(folder: Path, model, optimizer) -> TrainState | None:
+    """Reads `checkpoint.pt` into model and optimizer; None where there is none."""
+    path = folder / "checkpoint.pt"
+    if not path.is_file():
+        return None
+    content = torch.load(path, weights_only=True)
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    return TrainState(**content["state"])
+
+
+def train(
+    folder: Path,
+    *,
+    minutes: float | None = None,
+    max_steps: int | None = None,
+    plan: BatchPlan | None = None,
+    config=None,
+    peak_lr: float = 1e-3,
+    warmup: int = 200,
+    workers: int = 2,
+    bf16: bool = True,
+    loader_processes: int = 1,
+    checkpoint_seconds: float = 300.0,
+    log_every: int = 20,
+    stop_after: int | None = None,
+) -> TrainState:
+    """Trains until the budget of `minutes` (earlier runs of the same folder counted in) or of `max_steps` is spent.
+
+    stop_after: stop this call early, after so many of its own steps, as an interruption would.
+    Raises ValueError without a budget.
+    """
+    if minutes is None and max_steps is None:
+        raise ValueError("say how long to train: minutes, max_steps or both")
+    folder, plan = Path(folder), plan or BatchPlan()
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer(num_location_bins=plan.bins)
+    save_tokenizer(tokenizer, folder)
+    model = build_nano(tokenizer, config, seed=plan.seed)
+    model.config.save_pretrained(folder)
+    # Eager: at this size on a CPU, batched matrix products beat the fused kernel's backward by a quarter.
+    model.set_attn_implementation("eager")
+    model.train()
+    plan = dataclasses.replace(
+        plan, tile_size=model.config.vision_config.image_size, tokens_per_tile=model.config.image_seq_length
+    )
+    optimizer = make_optimizer(model)
+    state = load_checkpoint(folder, model, optimizer) or TrainState()
+    batches = SceneBatches(plan, tokenizer, state.step, 10**7 if max_steps is None else max(0, max_steps - state.step))
+    loader = torch.utils.data.DataLoader(
+        batches, batch_size=None, num_workers=loader_processes, prefetch_factor=8 if loader_processes else None
+    )
+    pool = ThreadPoolExecutor(workers) if workers > 1 else None
+    last = saved = time.monotonic()
+    losses: list[float] = []
+    for done, batch in enumerate(loader):
+        progress = max(state.seconds / (minutes * 60) if minutes else 0.0, state.step / max_steps if max_steps else 0.0)
+        if progress >= 1 or done == stop_after:
+            break
+        rate = learning_rate_at(progress, state.step, peak_lr, warmup)
+        result = train_step(model, optimizer, batch, rate, pool=pool, workers=workers, bf16=bf16)
+        now = time.monotonic()
+        state.seconds, last = state.seconds + now - last, now
+        state.step += 1
+        state.scenes += batch["input_ids"].shape[0]
+        state.exchanges += int(batch["segments"].amax(1).sum())
+        losses.append(result["loss"])
+        if state.step % log_every == 0:
+            line = {
+                **dataclasses.asdict(state),
+                "loss": sum(losses) / len(losses),
+                "lr": rate,
+                "grad_norm": result["grad_norm"],
+            }
+            losses.clear()
+            with (folder / "log.jsonl").open("a") as log:
+                log.write(
+                    json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in line.items()}) + "\n"
+                )
+        if now - saved > checkpoint_seconds:
+            save_checkpoint(folder, model, optimizer, state, plan)
+            saved = now
+    save_checkpoint(folder, model, optimizer, state, plan)
+    if pool:
+        pool.shutdown()
+    return state
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; started again, the run goes on")
+    parser.add_argument("--minutes", type=float, help="stop after so much training time")
+    parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--batch", type=int, default=24, help="scenes a step, five exchanges about each")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="threads of arithmetic")
+    parser.add_argument("--multi-tile-every", type=int, default=10, help="every n-th batch has several tiles (0: none)")
+    parser.add_argument("--multi-tile-from", type=int, default=1500, help="from this step on")
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # the workers are the parallelism
+    plan = BatchPlan(
+        scenes=args.batch, seed=args.seed, multi_tile_every=args.multi_tile_every, multi_tile_from=args.multi_tile_from
+    )
+    state = train(
+        args.out, minutes=args.minutes, max_steps=args.max_steps, plan=plan, peak_lr=args.lr, workers=args.workers
+    )
+    print(json.dumps(dataclasses.asdict(state)))
+
+
+if __name__ == "__main__":
+    main()
