@@ -294,9 +294,10 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusTasksMixin, Gener
                 "(processor.tokenizer.padding_side = 'left')."
             )
         inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
-        if not first and kwargs.get("use_cache", True):  # from 5.18 on GenerationMixin does this itself
-            for name in ("pixel_values", "num_patches", "image_sizes"):
-                inputs.pop(name, None)
+        for name in ("pixel_values", "num_patches", "image_sizes"):
+            inputs.pop(name, None)
+            if (first or not kwargs.get("use_cache", True)) and kwargs.get(name) is not None:
+                inputs[name] = kwargs[name]  # 5.18 and later drop some of them, and not all
         return inputs
 
     def _expand_inputs_for_generation(

@@ -131,6 +131,39 @@ def test_sequences_and_beams_of_rows_with_several_tiles(model, tiles_per_row):
         assert many[2 * row : 2 * row + 2].tolist() == expected.tolist()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "options", [{"cache_implementation": "static"}, {"use_cache": False}, {"assistant_model": True}]
+)
+def test_every_way_of_decoding_says_the_same(model, options, monkeypatch):
+    inputs = tiny_inputs(model, tiles_per_row=(2,))
+    expected = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    seen = []
+    original = model.model.vision_model._embed
+    monkeypatch.setattr(model.model.vision_model, "_embed", lambda pixels: seen.append(len(pixels)) or original(pixels))
+    if "assistant_model" in options:
+        options = {"assistant_model": model}
+    ids = model.generate(**inputs, max_new_tokens=6, do_sample=False, **options)
+    assert ids.tolist() == expected.tolist()
+    # images are encoded with the prompt alone: once, by the assistant too, or at each step where nothing is cached
+    assert seen == [2] * {"cache_implementation": 1, "use_cache": 6, "assistant_model": 2}[next(iter(options))]
+
+
+@torch.no_grad()
+def test_a_second_turn_continues_from_the_cache(model):
+    first = tiny_inputs(model, tiles_per_row=(1,))
+    turn = model.generate(**first, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
+    ids = torch.cat((turn.sequences, torch.tensor([[20, 21, 22]])), 1)
+    mask = torch.ones_like(ids)
+    expected = model.generate(
+        input_ids=ids, attention_mask=mask, pixel_values=first["pixel_values"], max_new_tokens=5, do_sample=False
+    )
+    continued = model.generate(
+        input_ids=ids, attention_mask=mask, past_key_values=turn.past_key_values, max_new_tokens=5, do_sample=False
+    )
+    assert continued.tolist() == expected.tolist()
+
+
 def test_expansion_keeps_images_with_their_rows(siglip_llama):
     """Two rows: the first with images of 2 and 1 tiles, the second with one image of 1 tile."""
     inputs = tiny_inputs(siglip_llama, tiles_per_row=(3, 1))
