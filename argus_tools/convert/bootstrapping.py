@@ -124,7 +124,11 @@ def bootstrap(
         if cast is None:
             cast = plan.load("model.text_model.norm.weight").dtype
         written = write_plan(staged, plan, cast, max_shard_bytes, progress)
-    notes = ["The location tokens" + (" and the connector" if smolvlm is None else "") + " are untrained: fine-tune it first."]
+    notes = [
+        "The location tokens"
+        + (" and the connector" if smolvlm is None else "")
+        + " are untrained: fine-tune it first."
+    ]
     return ConvertResult(Path(out), len(plan.shapes), plan.num_parameters, written, notes)
 
 
@@ -135,7 +139,9 @@ def _keep_smolvlm(source: Checkpoint) -> tuple[dict[str, Any], TensorPlan]:
         plan = TensorPlan()
         for name, shape in argus_shapes(config).items():
             if name not in source.where or source.shape(name) != shape:
-                raise ConvertError(f"{source.folder} does not fit its config.json: {name} of shape {list(shape)} is missing.")
+                raise ConvertError(
+                    f"{source.folder} does not fit its config.json: {name} of shape {list(shape)} is missing."
+                )
             plan.add(name, shape, lambda name=name: source.tensor(name))
     elif source.model_type in ("smolvlm", "idefics3"):
         config, table, _ = read_source(source)
@@ -145,7 +151,9 @@ def _keep_smolvlm(source: Checkpoint) -> tuple[dict[str, Any], TensorPlan]:
             f"{source.folder} has model_type {source.model_type!r}; smolvlm= takes 'smolvlm', 'idefics3' or 'argus'."
         )
     if config.connector_type != "linear":
-        raise ConvertError(f"{source.folder} has a connector of type {config.connector_type!r}; Argus' own is 'linear'.")
+        raise ConvertError(
+            f"{source.folder} has a connector of type {config.connector_type!r}; Argus' own is 'linear'."
+        )
     fields = portable_config(config, architectures=False)
     return {name: value for name, value in fields.items() if name != "model_type"}, plan
 
@@ -209,7 +217,9 @@ def _write_tokenizer(source: Path, out: Path, num_location_bins: int) -> tuple[d
         "eos": next((token for token in TURN_ENDS if token in vocabulary), None) or named("eos_token"),
     }
     if names["eos"] is None:
-        raise ConvertError(f"{source}'s tokenizer has no eos_token, none of {', '.join(TURN_ENDS)}: nothing ends an answer.")
+        raise ConvertError(
+            f"{source}'s tokenizer has no eos_token, none of {', '.join(TURN_ENDS)}: nothing ends an answer."
+        )
     names["pad"] = named("pad_token") or names["eos"]
     special = [*names.values(), IMAGE, IMAGE_START, IMAGE_END]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
@@ -224,9 +234,7 @@ def _write_tokenizer(source: Path, out: Path, num_location_bins: int) -> tuple[d
     return names, before, tokenizer.get_vocab_size(with_added_tokens=True)
 
 
-def _extend(
-    plan: TensorPlan, name: str, rows: int, tokens: int, copies: dict[int, int], seed: int
-) -> None:
+def _extend(plan: TensorPlan, name: str, rows: int, tokens: int, copies: dict[int, int], seed: int) -> None:
     """Rows for the new tokens, `tokens` being those that the tokenizer had: the mean of theirs and a little noise.
 
     Rows past `tokens` that the checkpoint has (Qwen2 pads its vocabulary) were never trained and are filled too.

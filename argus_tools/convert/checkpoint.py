@@ -88,11 +88,15 @@ class Checkpoint:
             for file in sorted(set(where.values())):
                 lacking = {name for name, at in where.items() if at == file} - set(self._file(file).keys())
                 if lacking:
-                    raise ConvertError(f"{self.folder / file} lacks tensors that the index promises: {listed(lacking)}.")
+                    raise ConvertError(
+                        f"{self.folder / file} lacks tensors that the index promises: {listed(lacking)}."
+                    )
             return where
         if (self.folder / SINGLE).is_file():
             return {name: SINGLE for name in self._file(SINGLE).keys()}
-        other = [path.name for path in self.folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf")]
+        other = [
+            path.name for path in self.folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf")
+        ]
         if other:
             raise ConvertError(
                 f"{self.folder} has weights as {listed(other)} only. Pickled weights can run code when they are read, so "
@@ -165,7 +169,11 @@ def write_tensors(
             filled = 0
         shards[-1].append(name)
         filled += size
-    files = [SINGLE] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    files = (
+        [SINGLE]
+        if len(shards) == 1
+        else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    )
     done = 0
     for file, names in zip(files, shards):
         tensors = {}

@@ -1,7 +1,7 @@
 """`convert`: a published checkpoint to Argus, and an Argus checkpoint back to the formats it came from.
 
-    SmolVLM, SmolVLM2, Idefics3            -> Argus -> smolvlm, idefics3
-    InternVL3 (-hf and the original layout) -> Argus -> internvl (-hf)
+SmolVLM, SmolVLM2, Idefics3            -> Argus -> smolvlm, idefics3
+InternVL3 (-hf and the original layout) -> Argus -> internvl (-hf)
 """
 
 import inspect
@@ -94,7 +94,9 @@ def read_dtype(dtype) -> Optional[torch.dtype]:
         return dtype
     if dtype in DTYPES:
         return DTYPES[dtype]
-    raise ConvertError(f"dtype={dtype!r} is unknown; it can be {', '.join(map(repr, DTYPES))}, or None to keep each tensor's.")
+    raise ConvertError(
+        f"dtype={dtype!r} is unknown; it can be {', '.join(map(repr, DTYPES))}, or None to keep each tensor's."
+    )
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -203,7 +205,9 @@ def _to_argus(checkpoint: Checkpoint, out: Path) -> tuple[TensorPlan, list[str]]
     folder, raw, notes = checkpoint.folder, checkpoint.config, []
     kind = checkpoint.model_type
     if kind == "argus":
-        raise ConvertError(f"{folder} is an Argus checkpoint already; say to='smolvlm' or 'internvl' to convert it back.")
+        raise ConvertError(
+            f"{folder} is an Argus checkpoint already; say to='smolvlm' or 'internvl' to convert it back."
+        )
     if kind not in SOURCES:
         raise ConvertError(f"{folder} has model_type {kind!r}; {', '.join(map(repr, SOURCES))} can be converted.")
     config, table, images = read_source(checkpoint)
@@ -243,7 +247,9 @@ def read_source(checkpoint: Checkpoint) -> tuple[Any, KeyTable, dict[str, Any]]:
         token = processors.IMAGE_TOKENS["internvl"]
         image_token_id = processors.token_ids(folder).get(token)
         if image_token_id is None:
-            raise ConvertError(f"{folder}'s tokenizer has no {token}, and an internvl_chat config does not give its id.")
+            raise ConvertError(
+                f"{folder}'s tokenizer has no {token}, and an internvl_chat config does not give its id."
+            )
         (fields, tied), table = read_internvl_chat(raw, image_token_id), INTERNVL_CHAT
         images = processors.read_internvl_chat_images(folder, raw, fields["vision_config"]["image_size"])
     else:

@@ -92,7 +92,9 @@ def _statistics(raw: dict[str, Any], mean: list[float], std: list[float]) -> dic
     refuse_unless(raw, PIXELS_ONLY, "preprocessor_config")
     factor = raw.get("rescale_factor") or 1 / 255
     if abs(factor * 255 - 1) > 1e-6:
-        raise ConvertError(f"preprocessor_config.rescale_factor is {factor!r}; Argus' pixels are rescaled by 1/255 only.")
+        raise ConvertError(
+            f"preprocessor_config.rescale_factor is {factor!r}; Argus' pixels are rescaled by 1/255 only."
+        )
     return {"image_mean": raw.get("image_mean") or mean, "image_std": raw.get("image_std") or std}
 
 
@@ -176,7 +178,9 @@ def copy_tokenizer(source: Path, out: Path, layout: str, processor_class: str = 
         if (source / name).is_file() and name != "tokenizer_config.json":
             shutil.copyfile(source / name, out / name)
     write_json(out / "tokenizer_config.json", portable_tokenizer_config(source, processor_class))
-    if not (out / "tokenizer.json").is_file():  # the original InternVL repositories have vocab.json and merges.txt alone
+    if not (
+        out / "tokenizer.json"
+    ).is_file():  # the original InternVL repositories have vocab.json and merges.txt alone
         fast_tokenizer(source).save(str(out / "tokenizer.json"))
     ids = token_ids(source)
     absent = [token for token in LAYOUT_TOKENS.get(layout, ()) if token not in ids]
@@ -272,7 +276,9 @@ def write_foreign_processor(source: Path, out: Path, target: str, config) -> Non
         if images.get(name, value) != value:
             raise ConvertError(f"the processor's {name} is {images[name]!r}; {target}'s can be {value!r} only.")
     if ours.get("prompt_layout", family) != family:
-        raise ConvertError(f"prompt_layout is {ours['prompt_layout']!r}; a {target} processor writes {family!r} prompts only.")
+        raise ConvertError(
+            f"prompt_layout is {ours['prompt_layout']!r}; a {target} processor writes {family!r} prompts only."
+        )
     vision = config.vision_config
     shared = {
         "do_resize": True,

@@ -94,13 +94,17 @@ def read_text(raw: dict[str, Any], where: str = "text_config") -> dict[str, Any]
     """ArgusTextConfig's fields from a Llama or Qwen2 config."""
     kind = raw.get("model_type")
     if kind is None and raw.get("architectures"):
-        kind = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}.get(raw["architectures"][0], raw["architectures"][0])
+        kind = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}.get(
+            raw["architectures"][0], raw["architectures"][0]
+        )
     if kind not in ("llama", "qwen2"):
         raise ConvertError(f"{where}.model_type is {kind!r}; Argus' decoder can be 'llama' or 'qwen2'.")
     refuse_unless(raw, TEXT_ONLY, where)
     defaults = LLAMA_DEFAULTS if kind == "llama" else QWEN2_DEFAULTS
     if kind == "llama" and raw.get("attention_bias"):
-        raise ConvertError(f"{where}.attention_bias is True: Llama's output projection then has a bias, Argus' has none.")
+        raise ConvertError(
+            f"{where}.attention_bias is True: Llama's output projection then has a bias, Argus' has none."
+        )
     layers = raw.get("num_hidden_layers", defaults["num_hidden_layers"])
     sliding = [kind for kind in raw.get("layer_types") or [] if kind != "full_attention"]
     if raw.get("use_sliding_window") and raw.get("sliding_window") and raw.get("max_window_layers", 28) < layers:

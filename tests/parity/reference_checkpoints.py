@@ -229,7 +229,12 @@ def to_original_layout(folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"_from_model_config": True}))
     (folder / "processor_config.json").unlink()
     (folder / "chat_template.jinja").unlink()
-    images = {"do_normalize": True, "do_resize": True, "do_center_crop": True, "feature_extractor_type": "CLIPFeatureExtractor"}
+    images = {
+        "do_normalize": True,
+        "do_resize": True,
+        "do_center_crop": True,
+        "feature_extractor_type": "CLIPFeatureExtractor",
+    }
     images |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3}
     (folder / "preprocessor_config.json").write_text(json.dumps({**images, "crop_size": TILE, "size": TILE}))
 
