@@ -158,8 +158,8 @@ class ArgusProcessor(ProcessorBase):
         """Renders one conversation or a batch with the chat template and, with `tokenize`, makes model inputs of it.
 
         A message's content is a string or a list of {"type": "text", "text": ...} and {"type": "image", "image" |
-        "url" | "path" | "base64": ...}. Image markers, special tokens and (except in assistant messages) location tokens inside
-        text are text. With tokenize=False the prompt comes back as a string, in which that difference is lost.
+        "url" | "path" | "base64": ...}. Image markers, special tokens and (except in assistant messages) location
+        tokens inside text are text. With tokenize=False the prompt comes back as a string, in which that is lost.
 
         Args:
             chat_template: a template, or the name of one of the processor's.
