@@ -7,7 +7,6 @@ from transformers import AutoImageProcessor, AutoProcessor
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
-
 # --- image processor ------------------------------------------------------------------------------------------------
 
 
@@ -29,20 +28,27 @@ class ArgusImageProcessorBase(BaseImageProcessor):
 
 
 def register_auto_image_processor(config_class, image_processor_class) -> None:
-    """AutoImageProcessor for a config class, under the keyword that this major calls it by."""
+    """AutoImageProcessor for a config class: 5.x keeps one class per backend, 4.57 a slow and a fast one."""
     try:
+        both = {"torchvision": image_processor_class, "pil": image_processor_class}
+        AutoImageProcessor.register(config_class, image_processor_classes=both, exist_ok=True)
+    except ImportError:  # early 5.x without torchvision: there AutoImageProcessor cannot be used at all
+        return
+    except TypeError:  # 4.57
         AutoImageProcessor.register(config_class, slow_image_processor_class=image_processor_class, exist_ok=True)
-    except (TypeError, ValueError):  # a later 5.x that drops the old keywords
-        AutoImageProcessor.register(config_class, image_processor_class, exist_ok=True)
 
 
 # --- processor ------------------------------------------------------------------------------------------------------
 
 
+_STANDARD_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+
+
 class ProcessorBase(ProcessorMixin):
     """ProcessorMixin of either major, whose saved folders every version can load."""
 
-    if not hasattr(ProcessorMixin, "get_attributes"):  # 4.57 is told by class attributes, 5.x reads __init__'s signature
+    # 4.57 is told by class attributes, 5.x reads the signature of __init__ and warns of the attributes.
+    if not hasattr(ProcessorMixin, "get_attributes"):
         attributes = ["image_processor", "tokenizer"]
         image_processor_class = "AutoImageProcessor"
         tokenizer_class = "AutoTokenizer"
@@ -59,23 +65,25 @@ class ProcessorBase(ProcessorMixin):
 
     def _make_portable(self, folder) -> None:
         self.image_processor.save_pretrained(folder)
-        processor_config = _edit_json(os.path.join(folder, "processor_config.json"), _drop_image_processor)
-        auto_map = (processor_config or {}).get("auto_map")
-        if auto_map:
-            _edit_json(os.path.join(folder, "preprocessor_config.json"), lambda config: config.setdefault("auto_map", auto_map))
+        config = _edit_json(os.path.join(folder, "processor_config.json"), lambda c: c.pop("image_processor", None))
+        if config and "auto_map" in config:
+            auto_map = config["auto_map"]
+            _edit_json(os.path.join(folder, "preprocessor_config.json"), lambda c: c.setdefault("auto_map", auto_map))
         _edit_json(os.path.join(folder, "tokenizer_config.json"), portable_tokenizer_config)
 
 
 def portable_tokenizer_config(config: dict) -> None:
-    """Rewrites a tokenizer_config.json of 5.x, in place, so that 4.57 reads it too: the class's old name, and the extra special
-    tokens under theirs. What 4.57 writes passes unchanged."""
+    """Rewrites a tokenizer_config.json in place so that every version reads it alike: the class's name, the extra special
+    tokens and the model's named ones (`start_image_token`) as 4.57 knows them, which 5.x reads too."""
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
-    named = config.pop("model_specific_special_tokens", None)
+    # 5.x writes a model's named tokens as plain entries; 5.6 forgets the additional ones beside an empty dict.
+    named = {k: v for k, v in config.items() if k.endswith("_token") and isinstance(v, str) and k not in _STANDARD_TOKENS}
+    named = {**config.pop("model_specific_special_tokens", {}), **config.pop("extra_special_tokens", {}), **named}
     if named:
-        config["extra_special_tokens"] = {**named, **config.get("extra_special_tokens", {})}
+        config["extra_special_tokens"] = named
     for key in ("backend", "is_local", "local_files_only"):
         config.pop(key, None)
 
@@ -83,10 +91,6 @@ def portable_tokenizer_config(config: dict) -> None:
 def register_auto_processor(config_class, processor_class) -> None:
     """AutoProcessor for a config class."""
     AutoProcessor.register(config_class, processor_class, exist_ok=True)
-
-
-def _drop_image_processor(config: dict) -> None:
-    config.pop("image_processor", None)
 
 
 def _edit_json(path, edit):

@@ -1,7 +1,8 @@
 """The one strict way in for every kind of image: whatever comes, uint8 RGB [3, H, W] upright comes out, decoded once.
 
-Nothing is guessed silently: EXIF orientation is always applied, transparency always goes to white, 16-bit grey always to 8 bits,
-and what has no single meaning (channel order that cannot be told, values out of range) is refused with its values.
+Nothing is guessed silently: EXIF orientation is always applied, transparency always goes to white, 16-bit grey always
+to 8 bits, and what has no single meaning (channel order that cannot be told, values out of range) is refused with its
+values.
 """
 
 import base64
@@ -15,7 +16,6 @@ from http.client import HTTPException
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-
 
 MAX_PIXELS = 128_000_000  # read from the header, before anything is decoded: a 24 KB file can unpack to gigabytes
 MAX_DOWNLOAD_BYTES = 128 * 1024 * 1024
@@ -38,17 +38,20 @@ class ImageInputError(ValueError):
     """An image that cannot be read or has no single meaning; the message says which, why, and what to do."""
 
 
-def load_image(image, what: str = "image", input_data_format: str | None = None, convert_rgb: bool = True) -> torch.Tensor:
+def load_image(
+    image, what: str = "image", input_data_format: str | None = None, convert_rgb: bool = True
+) -> torch.Tensor:
     """Read one image.
 
     Args:
-        image: PIL image; numpy array or torch tensor [H, W], [H, W, C] or [C, H, W] with C 1, 3 or 4 (uint8, bool, integers 0..255,
-            uint16 0..65535, floats 0..1 or 0..255); encoded bytes; path; http(s) URL; base64 data URL.
+        image: PIL image; numpy array or torch tensor [H, W], [H, W, C] or [C, H, W] with C 1, 3 or 4 (uint8, bool,
+            integers 0..255, uint16 0..65535, floats 0..1 or 0..255); encoded bytes; path; http(s) URL; base64 data URL.
         what: how errors name the image.
         input_data_format: "channels_first" or "channels_last", for arrays whose shape does not tell.
         convert_rgb: False refuses images that are not RGB instead of converting them.
     Returns:
-        uint8[3, H, W], RGB, EXIF orientation applied; on the tensor's device if a tensor came in, else on the CPU. Often a view.
+        uint8[3, H, W], RGB, EXIF orientation applied; on the tensor's device if a tensor came in, else on the CPU.
+        Often a view.
     Raises:
         ImageInputError: in all other cases, with the values.
     """
@@ -74,7 +77,7 @@ def load_image(image, what: str = "image", input_data_format: str | None = None,
 
 
 def iterate_images(images, what: str = "images"):
-    """Yield (name, image) over one image, a batched array [N, ., ., .] or lists of them, nested as deep as they come."""
+    """Yield (name, image) over one image, a batched array [N, ., ., .] or lists of them, however nested."""
     if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4:
         for index, item in enumerate(images):
             yield from iterate_images(item, f"{what}[{index}]")
@@ -183,12 +186,14 @@ def _on_white(image):
 
 
 def _grey_levels(image, what, is_file):
-    """Mode I;16 is 16-bit by name; mode I (32-bit) is 16-bit if its file was or its values say so; mode F is a float array."""
+    """I;16 is 16-bit by name; I (32-bit) is 16-bit if it came from a file or its values say so; F is a float array."""
     grey = np.array(image)
     if image.mode == "I":
         low, high = int(grey.min()), int(grey.max())
         if low < 0 or high > 65535:
-            raise ImageInputError(f"{what} has mode I with values in [{low}, {high}]; expected 8-bit or 16-bit grey levels.")
+            raise ImageInputError(
+                f"{what} has mode I with values in [{low}, {high}]; expected 8-bit or 16-bit grey levels."
+            )
         sixteen_bit = high > 255 or is_file
     else:
         sixteen_bit = image.mode != "F"
@@ -204,7 +209,9 @@ def _from_array(array, what, input_data_format, convert_rgb):
     if array.dtype.kind not in "buif":
         raise ImageInputError(f"{what} is an array of dtype {array.dtype}; expected uint8, bool, integers or floats.")
     if array.dtype.kind == "u" and array.dtype.itemsize > 2:
-        array = np.minimum(array, 2**31).astype(np.int64)  # torch has no arithmetic for these; the range is checked below
+        array = np.minimum(array, 2**31).astype(
+            np.int64
+        )  # torch has no arithmetic for these; the range is checked below
     elif array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -235,7 +242,9 @@ def _channels_first(tensor, what, input_data_format):
     if input_data_format is not None:
         input_data_format = getattr(input_data_format, "value", input_data_format)
         if input_data_format not in ("channels_first", "channels_last"):
-            raise ImageInputError(f"input_data_format={input_data_format!r} must be 'channels_first' or 'channels_last'.")
+            raise ImageInputError(
+                f"input_data_format={input_data_format!r} must be 'channels_first' or 'channels_last'."
+            )
     if tensor.ndim == 2:
         return tensor[None]
     if tensor.ndim != 3:
@@ -245,7 +254,9 @@ def _channels_first(tensor, what, input_data_format):
     first, last = shape[0] in _CHANNELS, shape[-1] in _CHANNELS
     if input_data_format is not None:
         if not (first if input_data_format == "channels_first" else last):
-            raise ImageInputError(f"{what} has shape {shape}, which is not {input_data_format} with 1, 3 or 4 channels.")
+            raise ImageInputError(
+                f"{what} has shape {shape}, which is not {input_data_format} with 1, 3 or 4 channels."
+            )
         return tensor if input_data_format == "channels_first" else tensor.permute(2, 0, 1)
     if first and last:
         raise ImageInputError(
@@ -299,5 +310,6 @@ def _check_size(height, width, what):
         raise ImageInputError(f"{what} is empty: {width}x{height} pixels.")
     if height * width > MAX_PIXELS:
         raise ImageInputError(
-            f"{what} is {width}x{height}: {height * width} pixels, more than the limit of {MAX_PIXELS}; make it smaller first."
+            f"{what} is {width}x{height}: {height * width} pixels, more than the limit of {MAX_PIXELS}; "
+            "make it smaller first."
         )

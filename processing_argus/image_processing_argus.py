@@ -1,7 +1,8 @@
-"""ArgusImageProcessor: images of any kind in, flat uint8 tiles out; resize and tiling on the CPU or, with `device=`, there.
+"""ArgusImageProcessor: images of any kind in, flat uint8 tiles out; made on the CPU or, with `device=`, there.
 
-Each image is decoded once, resized by torch's antialiased uint8 kernels and cut by one reshape and one copy into the output, which
-is allocated once. Normalisation is folded into the model's patch embedding (Section 3.3), so uint8 is the default output.
+Each image is decoded once, resized by torch's antialiased uint8 kernels and cut by one reshape and one copy into the
+output, which is allocated once. Normalisation is folded into the model's patch embedding (Section 3.3), so uint8 is
+the default.
 """
 
 import difflib
@@ -42,6 +43,7 @@ class ArgusImageProcessorKwargs(ImagesKwargs, total=False):
     max_upscale: Optional[float]
     longest_edge: Optional[int]
     do_image_splitting: Optional[bool]
+    do_convert_rgb: Optional[bool]  # 4.57's ImagesKwargs lacks it
 
 
 _TILING_NAMES = tuple(TilingOptions.__dataclass_fields__)
@@ -49,7 +51,14 @@ _PIXEL_NAMES = ("resample", "do_rescale", "rescale_factor", "do_normalize", "ima
 _CALL_NAMES = ("device", "return_tensors", "input_data_format", "data_format")
 _NONE_IS_A_SETTING = ("max_tiles", "max_upscale")
 # What transformers writes beside the settings in preprocessor_config.json and processor_config.json.
-_SERVICE_NAMES = ("image_processor_type", "processor_class", "feature_extractor_type", "auto_map", "backend", "_processor_class")
+_SERVICE_NAMES = (
+    "image_processor_type",
+    "processor_class",
+    "feature_extractor_type",
+    "auto_map",
+    "backend",
+    "_processor_class",
+)
 
 _TORCH_MODES = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _PIL_RESAMPLES = {"nearest": 0, "nearest-exact": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
@@ -57,14 +66,17 @@ _MAX_DEVICE_SHRINK = 32  # the CUDA antialias kernels run out of shared memory w
 
 
 class ArgusImageProcessor(ArgusImageProcessorBase):
-    """Turns images into tiles (Sections 3.3 and 4.1). All settings are saved in preprocessor_config.json and can be overridden per call.
+    """Turns images into tiles (Sections 3.3 and 4.1).
+
+    All settings are saved in preprocessor_config.json and can be overridden per call.
 
     Args:
-        tiling, tile_size, min_tiles, max_tiles, use_thumbnail, max_upscale, longest_edge, do_image_splitting: the geometry, see
-            `ArgusImageProcessorKwargs`.
-        resample: PIL's number of the filter (3 bicubic, 1 Lanczos, 2 bilinear, 0 nearest; 4 box and 5 Hamming on the CPU only).
-        do_normalize: True gives float32, rescaled by `rescale_factor` (if `do_rescale`) and normalised by `image_mean` and
-            `image_std` as transformers does; False (default) gives uint8, whatever `do_rescale` says.
+        tiling, tile_size, min_tiles, max_tiles, use_thumbnail, max_upscale, longest_edge, do_image_splitting: the
+            geometry, see `ArgusImageProcessorKwargs`.
+        resample: PIL's number of the filter (3 bicubic, 1 Lanczos, 2 bilinear, 0 nearest; 4 box and 5 Hamming on the
+            CPU only).
+        do_normalize: True gives float32, rescaled by `rescale_factor` (if `do_rescale`) and normalised by `image_mean`
+            and `image_std` as transformers does; False (default) gives uint8, whatever `do_rescale` says.
         do_convert_rgb: False refuses images that are not RGB.
         device: where to resize and tile; None is where the images are.
     Raises:
@@ -136,7 +148,10 @@ class ArgusImageProcessor(ArgusImageProcessorBase):
     # --- pixels -----------------------------------------------------------------------------------------------------
 
     def fetch_images(self, images: ImageInput, input_data_format: Optional[str] = None):
-        """Load images, keeping the nesting: each becomes uint8[3, H, W] and passes later calls unchanged, never decoded twice."""
+        """Load images, keeping the nesting: each becomes uint8[3, H, W], which later calls take as it is.
+
+        With `input_data_format` the layout of arrays whose shape does not tell; see `load_image` for the errors.
+        """
         return self._fetch(images, "images", input_data_format, self.do_convert_rgb)
 
     def _fetch(self, images, what, input_data_format, convert_rgb):
@@ -151,7 +166,7 @@ class ArgusImageProcessor(ArgusImageProcessorBase):
             pixel_values: uint8[tiles, 3, S, S] (float32 with do_normalize), on `device`.
             num_patches: int64[images], tiles of each image, thumbnail included; on the CPU.
             image_sizes: int64[images, 2], height and width of each original, upright; on the CPU.
-        As torch tensors with return_tensors="pt", numpy arrays with "np", else lists (pixel_values: of uint8[3, S, S] tensors).
+        As torch tensors with return_tensors="pt", numpy arrays with "np", else lists (of uint8[3, S, S] tensors).
         Raises:
             ImageInputError: an image cannot be read. TypeError: unknown keyword. ValueError: a setting out of range.
         """
@@ -239,7 +254,7 @@ def _per_channel(name, value) -> tuple[float, ...]:
 
 
 def _write_tiles(image: torch.Tensor, plan: TilingPlan, resample: int, tiles: torch.Tensor) -> None:
-    """Fill tiles (uint8[n, 3, S, S], a slice of the output) from image (uint8[3, H, W]): row by row, the thumbnail last."""
+    """Fill tiles (uint8[n, 3, S, S], a slice of the output) from image (uint8[3, H, W]), the thumbnail last."""
     rows, cols, S = plan.grid.rows, plan.grid.cols, tiles.shape[-1]
     canvas = image
     for size in plan.resizes:
@@ -253,21 +268,31 @@ def _write_tiles(image: torch.Tensor, plan: TilingPlan, resample: int, tiles: to
 def resize_image(image: torch.Tensor, size: tuple[int, int], resample: int) -> torch.Tensor:
     """Resize uint8[3, H, W] to size (height, width), antialiased, on the image's device.
 
-    On the CPU by torch's uint8 kernels, bit for bit what transformers' torchvision backend computes, or by Pillow for filters
-    that torch lacks. On another device in float32, clamped and rounded, with bicubic for Lanczos: both as transformers does.
+    On the CPU by torch's uint8 kernels, bit for bit what transformers' torchvision backend computes, or by Pillow for
+    filters that torch lacks. On another device in float32, clamped and rounded, with bicubic for Lanczos: both as
+    transformers does.
     """
     if tuple(image.shape[1:]) == size:
         return image
     if image.device.type == "cpu":
         if resample not in _TORCH_MODES or (resample == 1 and not _torch_has_lanczos()):
-            pil = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
-            return torch.from_numpy(np.array(pil.resize(size[::-1], resample))).permute(2, 0, 1)
+            return _resize_in_pillow(image, size, resample)
         return _interpolate(image, size, _TORCH_MODES[resample])
     if resample not in _TORCH_MODES:
         raise ValueError(f"resample={resample} (box, Hamming) works on the CPU only, not on {image.device}.")
     if max(image.shape[1] / size[0], image.shape[2] / size[1]) > _MAX_DEVICE_SHRINK:
         return resize_image(image.cpu(), size, resample).to(image.device)
-    mode = "bicubic" if resample == 1 else _TORCH_MODES[resample]
+    return _resize_in_float32(image, size, "bicubic" if resample == 1 else _TORCH_MODES[resample])
+
+
+def _resize_in_pillow(image: torch.Tensor, size: tuple[int, int], resample: int) -> torch.Tensor:
+    """Rows first, then columns, each rounded to uint8: as torch does, and Pillow before 13, which may swap the two."""
+    pil = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    pil = pil.resize((size[1], pil.height), resample).resize((size[1], size[0]), resample)
+    return torch.from_numpy(np.array(pil)).permute(2, 0, 1)
+
+
+def _resize_in_float32(image: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
     if mode == "nearest-exact":
         return _interpolate(image, size, mode)
     return _interpolate(image.float(), size, mode).clamp_(0, 255).round_().to(torch.uint8)
@@ -293,7 +318,7 @@ def _torch_has_lanczos() -> bool:
 
 
 def _normalize(pixel_values: torch.Tensor, options: types.SimpleNamespace) -> torch.Tensor:
-    """(x * rescale_factor - mean) / std in float32, the factor folded into mean and std as transformers' processors do."""
+    """(x * rescale_factor - mean) / std in float32, the factor folded into mean and std as in transformers."""
     scale = 1.0 / options.rescale_factor if options.do_rescale else 1.0
     mean = torch.tensor(options.image_mean, dtype=torch.float32, device=pixel_values.device)[:, None, None] * scale
     std = torch.tensor(options.image_std, dtype=torch.float32, device=pixel_values.device)[:, None, None] * scale
@@ -304,7 +329,11 @@ def _batch_feature(pixel_values, counts, sizes, return_tensors) -> BatchFeature:
     if return_tensors == "pt":
         data = {"pixel_values": pixel_values, "num_patches": torch.tensor(counts), "image_sizes": torch.tensor(sizes)}
     elif return_tensors == "np":
-        data = {"pixel_values": pixel_values.cpu().numpy(), "num_patches": np.array(counts), "image_sizes": np.array(sizes)}
+        data = {
+            "pixel_values": pixel_values.cpu().numpy(),
+            "num_patches": np.array(counts),
+            "image_sizes": np.array(sizes),
+        }
     else:
         data = {"pixel_values": list(pixel_values), "num_patches": counts, "image_sizes": sizes}
     return BatchFeature(data=data)

@@ -1,15 +1,14 @@
 """Tiling geometry: image size -> grid of square tiles and the sizes to resize through. No pixels here.
 
-`aspect_ratio` is the paper's and InternVL's policy (Section 4.1): the grid whose shape is closest to the image's, one resize to
-its canvas, the thumbnail made from the original. `longest_edge` is SmolVLM's and Idefics3's: a chain of two resizes, the
-thumbnail made from the canvas. Both give exactly the grids, sizes and tie-breaks of the transformers processors they stand for.
+`aspect_ratio` is the paper's and InternVL's policy (Section 4.1): the grid whose shape is closest to the image's, one
+resize to its canvas, the thumbnail made from the original. `longest_edge` is SmolVLM's and Idefics3's: a chain of two
+resizes, the thumbnail made from the canvas. Both give exactly the grids, sizes and tie-breaks of transformers.
 """
 
 import operator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
-
 
 TILING_POLICIES = ("aspect_ratio", "longest_edge")
 LONGEST_EDGE_LIMIT = 4096  # SmolVLM and Idefics3 never resize an image to more than this
@@ -30,7 +29,7 @@ class TileGrid:
 
 @dataclass(frozen=True)
 class TilingPlan:
-    """How to make a `TileGrid`: `resizes` is the chain of (height, width), the last of which is the canvas that is split."""
+    """How to make a `TileGrid`: `resizes` is the chain of (height, width); the last is the canvas that is split."""
 
     grid: TileGrid
     resizes: tuple[tuple[int, int], ...]
@@ -54,7 +53,9 @@ class TilingOptions:
 
     def __post_init__(self):
         if self.tiling not in TILING_POLICIES:
-            raise ValueError(f"tiling={self.tiling!r} is unknown; choose one of {', '.join(map(repr, TILING_POLICIES))}.")
+            raise ValueError(
+                f"tiling={self.tiling!r} is unknown; choose one of {', '.join(map(repr, TILING_POLICIES))}."
+            )
         for name in ("tile_size", "min_tiles", "longest_edge"):
             _check_positive_integer(name, getattr(self, name))
         for name in ("use_thumbnail", "do_image_splitting"):
@@ -62,7 +63,9 @@ class TilingOptions:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be True or False.")
         if self.max_tiles is None:
             if self.tiling == "aspect_ratio":
-                raise ValueError("max_tiles=None (no limit) is for tiling='longest_edge'; 'aspect_ratio' needs a number.")
+                raise ValueError(
+                    "max_tiles=None (no limit) is for tiling='longest_edge'; 'aspect_ratio' needs a number."
+                )
         else:
             _check_positive_integer("max_tiles", self.max_tiles)
             if self.min_tiles > self.max_tiles:
@@ -84,7 +87,7 @@ def _check_positive_integer(name: str, value) -> None:
 
 @lru_cache(maxsize=4096)
 def plan_tiling(height: int, width: int, options: TilingOptions) -> TilingPlan:
-    """Plan the tiles of an image of `height` x `width` pixels. Raises ValueError if a side is not a positive integer."""
+    """Plan the tiles of an image of `height` x `width` pixels. ValueError if a side is not a positive integer."""
     _check_positive_integer("height", height)
     _check_positive_integer("width", width)
     if options.tiling == "aspect_ratio":
@@ -103,7 +106,7 @@ def _plan_aspect_ratio(height: int, width: int, options: TilingOptions) -> Tilin
 
 @lru_cache(maxsize=64)
 def _grids(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
-    """All (rows, cols) with min_tiles..max_tiles tiles: fewest tiles first, then fewest columns (ties depend on this order)."""
+    """All (rows, cols) with min_tiles..max_tiles tiles: fewest tiles, then fewest columns first (ties depend on it)."""
     grids = [(r, c) for c in range(1, max_tiles + 1) for r in range(1, max_tiles // c + 1) if r * c >= min_tiles]
     return tuple(sorted(grids, key=lambda grid: grid[0] * grid[1]))
 

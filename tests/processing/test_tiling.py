@@ -8,7 +8,6 @@ from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_t
 
 from processing_argus.tiling_argus import TileGrid, TilingOptions, plan_tiling
 
-
 try:
     from transformers.models.smolvlm import image_processing_smolvlm_fast as smolvlm  # 4.57
 
@@ -18,7 +17,9 @@ except ImportError:
 
     SmolVLMReference = smolvlm.SmolVLMImageProcessor
 
-sides = st.one_of(st.integers(1, 64), st.integers(1, 5000), st.sampled_from([336, 448, 480, 512, 640, 896, 1024, 2048, 4096]))
+sides = st.one_of(
+    st.integers(1, 64), st.integers(1, 5000), st.sampled_from([336, 448, 480, 512, 640, 896, 1024, 2048, 4096])
+)
 tile_sizes = st.sampled_from([14, 32, 96, 224, 364, 448, 511, 512])
 
 
@@ -105,13 +106,16 @@ def test_max_upscale_bounds_the_enlargement(height, width, max_tiles, max_upscal
     upscale = max(grid.rows * 448 / height, grid.cols * 448 / width)
     assert upscale <= max_upscale or (grid.rows, grid.cols) == (1, 1)
     unlimited = TilingOptions(tile_size=448, max_tiles=max_tiles, max_upscale=1e9)
-    assert plan_tiling(height, width, unlimited) == plan_tiling(height, width, TilingOptions(tile_size=448, max_tiles=max_tiles))
+    assert plan_tiling(height, width, unlimited) == plan_tiling(
+        height, width, TilingOptions(tile_size=448, max_tiles=max_tiles)
+    )
 
 
 @pytest.mark.parametrize("height, width", [(480, 640), (1, 5000), (2000, 2000), (3000, 100)])
 def test_longest_edge_shrinks_only_as_far_as_the_budget_asks(height, width):
     grids = [
-        plan_tiling(height, width, TilingOptions(tiling="longest_edge", max_tiles=budget)).grid for budget in range(1, 17)
+        plan_tiling(height, width, TilingOptions(tiling="longest_edge", max_tiles=budget)).grid
+        for budget in range(1, 17)
     ]
     tiles = [grid.rows * grid.cols for grid in grids]
     assert tiles == sorted(tiles) and tiles[0] == 1
