@@ -73,15 +73,18 @@ class ProcessorBase(ProcessorMixin):
 
 
 def portable_tokenizer_config(config: dict) -> None:
-    """Rewrites a tokenizer_config.json in place so that every version reads it alike: the class's name, the extra special
-    tokens and the model's named ones (`start_image_token`) as 4.57 knows them, which 5.x reads too."""
+    """Rewrites a tokenizer_config.json in place so that every version reads it alike: the class's name, the extra
+    special tokens and the model's named ones (`start_image_token`) as 4.57 knows them, which 5.x reads too."""
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     # 5.x writes a model's named tokens as plain entries; 5.6 forgets the additional ones beside an empty dict.
-    named = {k: v for k, v in config.items() if k.endswith("_token") and isinstance(v, str) and k not in _STANDARD_TOKENS}
-    named = {**config.pop("model_specific_special_tokens", {}), **config.pop("extra_special_tokens", {}), **named}
+    named = dict(config.pop("model_specific_special_tokens", None) or {})
+    named.update(config.pop("extra_special_tokens", None) or {})
+    for key, value in config.items():
+        if key.endswith("_token") and isinstance(value, str) and key not in _STANDARD_TOKENS:
+            named[key] = value
     if named:
         config["extra_special_tokens"] = named
     for key in ("backend", "is_local", "local_files_only"):

@@ -25,6 +25,7 @@ from tiny_text import (
 from transformers import AutoImageProcessor, AutoProcessor, pipeline
 
 from processing_argus import ArgusProcessor, LocationVocabulary
+from processing_argus.compat_processing_argus import portable_tokenizer_config
 from processing_argus.prompt_layout_argus import PromptLayout
 
 relaxed = settings(deadline=None, max_examples=60)
@@ -611,6 +612,20 @@ def test_a_saved_folder_loads_and_can_be_read_by_every_version(kind, processors,
     processor_config = json.loads((tmp_path / "processor_config.json").read_text())
     assert "image_processor" not in processor_config and (tmp_path / "preprocessor_config.json").is_file()
     assert processor_config["prompt_layout"] == kind
+
+
+def test_tokenizer_configs_of_both_majors_become_one():
+    common = {"eos_token": "</s>", "add_bos_token": False, "start_image_token": "<img>"}
+    named = {"extra_special_tokens": {"start_image_token": "<img>"}}
+    newer = {**common, "tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<x>"], "backend": "tokenizers"}
+    older = {**common, "tokenizer_class": "PreTrainedTokenizerFast", "additional_special_tokens": ["<x>"], **named}
+    expected = dict(older)
+    for config in (newer, older):
+        portable_tokenizer_config(config)
+        assert config == expected
+    plain = {"tokenizer_class": "Qwen2Tokenizer", "extra_special_tokens": {}}
+    portable_tokenizer_config(plain)
+    assert plain == {"tokenizer_class": "Qwen2Tokenizer"}
 
 
 def test_the_image_text_to_text_pipeline_runs_through_the_processor(processor):
