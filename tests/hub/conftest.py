@@ -1,4 +1,4 @@
-"""The checkpoint and the hub folders that the tests of this folder load: a tiny random model, and the embedded one."""
+"""The tiny random checkpoint that the tests of this folder export, and the hub folder made of it."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ import pytest
 from hub_folders import save_tiny
 
 from argus_tools.export import export
-from argus_tools.paths import default_model_path
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +16,3 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_hub_folder(tiny_checkpoint, tmp_path_factory) -> Path:
     return export(tiny_checkpoint, tmp_path_factory.mktemp("exported") / "argus-tiny")
-
-
-@pytest.fixture(scope="session")
-def nano_hub_folder(tmp_path_factory) -> Path:
-    return export(default_model_path(), tmp_path_factory.mktemp("exported") / "argus-nano-hub")

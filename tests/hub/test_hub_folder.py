@@ -1,10 +1,14 @@
 """An exported folder is used by a process that cannot import this project: from a path, and from the hub's cache."""
 
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from hub_folders import fabricate_hub_cache
 from isolation import run_isolated
+
+from argus_tools.export import export
+from argus_tools.paths import default_model_path
 
 STEPS = [
     "project_is_not_importable",
@@ -19,40 +23,46 @@ STEPS = [
     "image_text_to_text_pipeline",
     "task_calls",
 ]
+OPTIONAL_PACKAGES = ("torchvision", "triton", "liger_kernel", "flash_attn")
 
 
-def use(repository, home, **options) -> dict:
+def use(repository, home, **options) -> dict[str, str | None]:
+    """{step: None or its error} of a stranger's run."""
     report = home / "report.json"
     run_isolated("use_hub_folder.py", repository, home / "saved-again", report, home=home, **options)
     return json.loads(report.read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="session")
-def from_local_path(tiny_hub_folder, tmp_path_factory):
-    return use(tiny_hub_folder, tmp_path_factory.mktemp("local"))
+def from_local_path(tiny_hub_folder, home):
+    return use(tiny_hub_folder, home)
 
 
-@pytest.fixture(scope="session")
-def from_hub_cache(tiny_hub_folder, tmp_path_factory):
-    home = tmp_path_factory.mktemp("cached")
+def from_hub_cache(tiny_hub_folder, home):
     fabricate_hub_cache(home, "someone/argus-tiny", tiny_hub_folder)
     return use("someone/argus-tiny", home)
 
 
-@pytest.fixture(scope="session")
-def without_optional_packages(tiny_hub_folder, tmp_path_factory):
-    optional = ("torchvision", "triton", "liger_kernel", "flash_attn")
-    return use(tiny_hub_folder, tmp_path_factory.mktemp("bare"), without=optional)
+def without_optional_packages(tiny_hub_folder, home):
+    return use(tiny_hub_folder, home, without=OPTIONAL_PACKAGES)
+
+
+def embedded_model(_, home):
+    return use(export(default_model_path(), home / "argus-nano-hub"), home)
+
+
+ORIGINS = [from_local_path, from_hub_cache, without_optional_packages, embedded_model]
 
 
 @pytest.fixture(scope="session")
-def embedded_model(nano_hub_folder, tmp_path_factory):
-    return use(nano_hub_folder, tmp_path_factory.mktemp("nano"))
+def runs(tiny_hub_folder, tmp_path_factory):
+    """A run of each origin, two at a time: most of their time goes into imports on a single core."""
+    with ThreadPoolExecutor(2) as pool:
+        yield {f.__name__: pool.submit(f, tiny_hub_folder, tmp_path_factory.mktemp(f.__name__)) for f in ORIGINS}
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("origin", ["from_local_path", "from_hub_cache", "without_optional_packages", "embedded_model"])
-def test_hub_folder(origin, step, request):
-    results = request.getfixturevalue(origin)
+@pytest.mark.parametrize("origin", [function.__name__ for function in ORIGINS])
+def test_hub_folder(runs: dict[str, Future], origin, step):
+    results = runs[origin].result()
     assert set(results) == set(STEPS)
     assert results[step] is None, results[step]
