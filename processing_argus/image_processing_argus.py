@@ -33,6 +33,7 @@ class ArgusImageProcessorKwargs(ImagesKwargs, total=False):
     max_upscale (`float`, *optional*): leave out grids whose canvas enlarges a side more than this (`aspect_ratio`).
     longest_edge (`int`): longest side of the canvas in pixels (`longest_edge`).
     do_image_splitting (`bool`): False makes one tile of each image.
+    crop_to_patches (`bool`): InternVL's name for `do_image_splitting`, by which TRL asks; of a call alone.
     """
 
     tiling: Optional[str]
@@ -43,12 +44,13 @@ class ArgusImageProcessorKwargs(ImagesKwargs, total=False):
     max_upscale: Optional[float]
     longest_edge: Optional[int]
     do_image_splitting: Optional[bool]
+    crop_to_patches: Optional[bool]
     do_convert_rgb: Optional[bool]  # 4.57's ImagesKwargs lacks it
 
 
 _TILING_NAMES = tuple(TilingOptions.__dataclass_fields__)
 _PIXEL_NAMES = ("resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb")
-_CALL_NAMES = ("device", "return_tensors", "input_data_format", "data_format")
+_CALL_NAMES = ("device", "return_tensors", "input_data_format", "data_format", "crop_to_patches")
 _NONE_IS_A_SETTING = ("max_tiles", "max_upscale")
 # What transformers writes beside the settings in preprocessor_config.json and processor_config.json.
 _SERVICE_NAMES = (
@@ -194,6 +196,8 @@ class ArgusImageProcessor(ArgusImageProcessorBase):
         """Settings of one call, all checked. None means the configured value, except where None is itself a setting."""
         _refuse_unknown(overrides, known=self.saved_settings + _CALL_NAMES)
         given = {k: v for k, v in overrides.items() if v is not None or k in _NONE_IS_A_SETTING}
+        if "crop_to_patches" in given:
+            given.setdefault("do_image_splitting", given.pop("crop_to_patches"))
         values = {name: given.get(name, getattr(self, name)) for name in self.saved_settings}
         options = types.SimpleNamespace(
             geometry=TilingOptions(**{name: values[name] for name in _TILING_NAMES}),

@@ -297,6 +297,14 @@ OVERRIDES = {
 }
 
 
+def test_internvls_name_for_splitting_is_understood():
+    """TRL counts the tiles of an image by `image_processor(images=..., crop_to_patches=True)["num_patches"]`."""
+    processor, image = ArgusImageProcessor(tile_size=32), noise(48, 64)
+    counted = processor(images=[image], crop_to_patches=True, return_tensors="pt")["num_patches"]
+    assert counted.tolist() == processor(image, return_tensors="pt")["num_patches"].tolist() != [1]
+    assert processor(image, crop_to_patches=False, return_tensors="pt")["num_patches"].tolist() == [1]
+
+
 @pytest.mark.parametrize("name", OVERRIDES)
 def test_each_setting_can_be_overridden_per_call(name):
     image, value = noise(32, 32) if name == "min_tiles" else noise(48, 64), OVERRIDES[name]
