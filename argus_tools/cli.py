@@ -1,0 +1,223 @@
+"""The command line `argus`: describe, ask, detect and box; convert, bootstrap and export.
+
+What is here is cheap to import, so that `argus --help` is quick: torch and transformers are imported by the command
+that needs them. Exit status: 0; 2 and one line on stderr for bad input; 1 and one line for a fault of the program;
+130 after Ctrl-C; 141 if whoever read the output went away. `--debug` adds the traceback.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+
+from . import __version__
+from .cli_support import CommandError, one_line, quiet
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors become CommandError, so that every one of them leaves by the same door, in one line."""
+
+    def error(self, message):
+        raise CommandError(f"{message} (`{self.prog} --help` shows how)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status. `argv` without the program's name; None: this process's."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    debug = "--debug" in argv
+    try:
+        with contextlib.suppress(SystemExit):  # --help and --version, which are no failures
+            arguments = build_parser().parse_args(argv)
+            with quiet(debug):
+                arguments.run(arguments)
+        sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's exit
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130, False)
+    except BrokenPipeError:
+        _silence_stdout()
+        return 141
+    except (CommandError, ValueError, OSError) as error:
+        return _fail(one_line(error), 2, debug)
+    except Exception as error:
+        hint = "" if debug else "; --debug shows where"
+        return _fail(f"{type(error).__name__}: {one_line(error)}{hint}", 1, debug)
+
+
+def _fail(message: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"argus: error: {message}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # stdout itself is what failed: a full disk, a reader that went away
+        _silence_stdout()
+    return status
+
+
+def _silence_stdout() -> None:
+    """The interpreter flushes stdout at its exit, which would fail once more."""
+    with contextlib.suppress(OSError, ValueError):  # not a real file, as in tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each sets `run`, a function of the parsed arguments."""
+    parser = _Parser(
+        prog="argus",
+        description="Describe images, answer questions about them and box what is in them with an ArgusVLM.",
+        epilog="`argus COMMAND --help` says more about each command.",
+    )
+    parser.add_argument("--version", action="version", version=f"argus {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    _add_tasks(commands)
+    _add_checkpoints(commands)
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_tasks(commands) -> None:
+    command = _task(commands, "caption", "describe each image", "IMAGE...")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="a file or an http(s) URL")
+    command.add_argument("--prompt", help='ask in other words than "Describe the image."')
+    _add_stream(command)
+
+    command = _task(commands, "ask", "answer a question about each image", "IMAGE QUESTION", "IMAGE... -q QUESTION")
+    command.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="a file or an http(s) URL; without -q the last one is the question"
+    )
+    command.add_argument(
+        "-q", "--question", dest="questions", action="append", help="asked of each image by itself; can be repeated"
+    )
+    _add_stream(command)
+
+    command = _task(commands, "detect", "box what phrases name", "IMAGE PHRASE...", "IMAGE... -p PHRASE")
+    command.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="a file or an http(s) URL; without -p all but the first are phrases"
+    )
+    command.add_argument(
+        "-p", "--phrase", dest="phrases", action="append", help="what to look for in every image; can be repeated"
+    )
+    _add_draw(command)
+
+    command = _task(commands, "dense-caption", "box and describe everything", "IMAGE...")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="a file or an http(s) URL")
+    _add_draw(command)
+
+
+def _task(commands, name: str, summary: str, *usages: str) -> argparse.ArgumentParser:
+    usage = "\n       ".join(f"argus {name} {usage} [options]" for usage in usages)
+    command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.", usage=usage)
+    command.set_defaults(run=_run_task, stream=False, draw=None)
+    command.add_argument("--model", help="a folder or a hub repository (default: argus-nano, which ships with argus)")
+    command.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the code that comes with the model instead of the installed classes",
+    )
+    command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)")
+    command.add_argument(
+        "--dtype",
+        choices=("auto", *DTYPES),
+        default="auto",
+        help="auto, the default: float32 on a CPU, else as the model was saved",
+    )
+    command.add_argument("--max-tiles", type=_positive, metavar="N", help="tiles per image at most: fewer are faster")
+    command.add_argument("--max-new-tokens", type=_positive, metavar="N", help="length of an answer at most")
+    command.add_argument("--batch-size", type=_positive, metavar="N", default=8, help="images at a time (default: 8)")
+    command.add_argument("--json", action="store_true", help="one JSON object a line, one line for each result")
+    return command
+
+
+def _add_stream(command) -> None:
+    command.add_argument("--stream", action="store_true", help="print the answer as it is written (one image)")
+
+
+def _add_draw(command) -> None:
+    command.add_argument(
+        "--draw",
+        metavar="OUT.png",
+        help="draw boxes and captions; for several images a folder, or a name with {stem} in it",
+    )
+
+
+def _add_checkpoints(commands) -> None:
+    command = commands.add_parser(
+        "convert",
+        help="SmolVLM, Idefics3 and InternVL3 checkpoints to Argus, and back",
+        description="Convert a SmolVLM, SmolVLM2, Idefics3 or InternVL3 checkpoint to Argus, or an Argus one back.",
+    )
+    command.add_argument("source", metavar="SOURCE", help="a folder or a hub repository")
+    command.add_argument("--to", choices=("smolvlm", "idefics3", "internvl"), help="from Argus to this format")
+    _add_writing(command, _run_convert)
+    command.add_argument("--dtype", choices=DTYPES, help="cast the weights (default: as they are)")
+
+    command = commands.add_parser(
+        "bootstrap",
+        help="the starting points for training 256m, 500m and 2b",
+        description="Make the starting point of Section 5 for training: a SmolVLM that gains location tokens, or a "
+        "vision tower and a language model with a fresh connector. The published parts are taken where none are named.",
+    )
+    command.add_argument("size", metavar="SIZE", nargs="?", help="256m, 500m or 2b; leave it out for any other shape")
+    command.add_argument("--source", "--smolvlm", dest="smolvlm", help="a SmolVLM, or an Argus made from one")
+    command.add_argument("--vision", help="an InternViT, InternVL or SigLIP, with --text")
+    command.add_argument("--text", help="a Llama or Qwen2 language model, with --vision")
+    command.add_argument("--num-location-bins", type=_positive, metavar="K", default=1000, help="default: 1000")
+    command.add_argument("--pixel-unshuffle-factor", type=_positive, metavar="R", help="of --vision and --text")
+    command.add_argument("--seed", type=int, default=0, help="of what is new and untrained (default: 0)")
+    _add_writing(command, _run_bootstrap)
+    command.add_argument("--dtype", choices=DTYPES, help="cast the weights (default: as they are)")
+
+    command = commands.add_parser(
+        "export",
+        help="a flat hub folder: code, card, configs, weights, tokenizer",
+        description="Write a checkpoint and the code that it needs as one flat folder for a hub repository.",
+    )
+    command.add_argument("--model", help="a checkpoint folder (default: argus-nano, which ships with argus)")
+    command.add_argument("--force", action="store_true", help="replace an earlier export")
+    _add_writing(command, _run_export)
+
+
+def _add_writing(command, run) -> None:
+    command.set_defaults(run=run)
+    command.add_argument("--out", required=True, metavar="DIR", help="the folder to write, whole or not at all")
+    command.add_argument("--json", action="store_true", help="say what was written as one JSON object")
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return number
+
+
+def _run_task(arguments) -> None:
+    from .cli_tasks import run
+
+    run(arguments)
+
+
+def _run_convert(arguments) -> None:
+    from .cli_checkpoints import run_convert
+
+    run_convert(arguments)
+
+
+def _run_bootstrap(arguments) -> None:
+    from .cli_checkpoints import run_bootstrap
+
+    run_bootstrap(arguments)
+
+
+def _run_export(arguments) -> None:
+    from .cli_checkpoints import run_export
+
+    run_export(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

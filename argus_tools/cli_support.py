@@ -1,0 +1,95 @@
+"""What all commands share: the error that ends one, quiet libraries, whole files, text that is safe to print."""
+
+import contextlib
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class CommandError(Exception):
+    """Bad input: a sentence for the person who typed the command."""
+
+
+def one_line(error: BaseException) -> str:
+    """The error's text on one line; its kind where it has none."""
+    return " ".join(printable(str(error)).split()) or type(error).__name__
+
+
+def printable(text: str, newlines: bool = False) -> str:
+    """Text without control characters (a model or a file name could steer the terminal); newlines kept on request."""
+    return "".join(c if c.isprintable() or (newlines and c == "\n") else " " for c in text)
+
+
+@contextlib.contextmanager
+def quiet(debug: bool) -> Iterator[None]:
+    """Keeps warnings and the libraries' chatter off stderr while a command runs; `debug` lets them speak."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a caption must not fail on a narrow terminal encoding
+    if debug:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def quiet_transformers(debug: bool) -> Iterator[None]:
+    """transformers' warnings and its bars of weights being loaded; restored, for callers that go on living."""
+    from transformers.utils import logging
+
+    if debug:
+        yield
+        return
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """A temporary name beside `target` that becomes `target` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        CommandError: `target` cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise CommandError(f"{target} cannot be written: {error.strerror or error}") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's files are private
+        os.replace(temporary, target)
+    except OSError as error:
+        raise CommandError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def progress_bar(total: int, what: str, unit: str):
+    """A bar on stderr, if that is a terminal and there is more than one thing to wait for."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, unit=unit, file=sys.stderr, disable=True if total < 2 else None)
+
+
+def say(text: str) -> None:
+    """One line on stdout, above a bar if one is shown."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
