@@ -30,7 +30,9 @@ AUTO_MAP = {
 # Which Auto classes each file is asked for. AutoProcessor looks into all of them, in an order that versions differ in.
 _AUTO_MAPS = {"config.json": AUTO_MAP, "processor_config.json": _PROCESSORS, "preprocessor_config.json": _PROCESSORS}
 
-_DATA_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".model", ".md", ".png", ".jpg", ".jpeg", ".yaml"}
+_CARD_SUFFIXES = {".md", ".png", ".jpg", ".jpeg", ".yaml"}  # also from subfolders: a card's pictures, .eval_results
+_DATA_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".model", *_CARD_SUFFIXES}
+_LEFT_OUT = {"trainer_state.json"}
 _PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 
 
@@ -79,10 +81,10 @@ def _checked_files(source: Path) -> list[Path]:
     if model_type != "argus":
         raise ValueError(f"{source} holds a model of type {model_type!r}, not 'argus': run `argus convert` on it first")
 
-    files = [p for p in sorted(source.rglob("*")) if p.is_file() and p.suffix in _DATA_SUFFIXES]
-    files = [
-        p for p in files if not any(part.startswith(".") and part != ".eval_results" for part in _parts(p, source))
-    ]
+    files = [p for p in sorted(source.iterdir()) if p.suffix in _DATA_SUFFIXES and p.name not in _LEFT_OUT]
+    folders = [p for p in source.iterdir() if p.is_dir() and (p.name[0] != "." or p.name == ".eval_results")]
+    files += [p for folder in folders for p in sorted(folder.iterdir()) if p.suffix in _CARD_SUFFIXES]
+    files = [p for p in files if p.is_file()]
     names = {p.name for p in files if p.parent == source}
     if not any(name.endswith(".safetensors") for name in names):
         pickled = sorted(p.name for p in source.iterdir() if p.suffix in _PICKLED_WEIGHTS)
@@ -99,10 +101,6 @@ def _checked_files(source: Path) -> list[Path]:
     if not names & {"tokenizer.json"}:
         raise FileNotFoundError(f"no tokenizer.json in {source}: save the processor there too")
     return files
-
-
-def _parts(path: Path, source: Path) -> tuple[str, ...]:
-    return path.relative_to(source).parts
 
 
 def _check_target(target: Path, source: Path, force: bool) -> None:

@@ -28,12 +28,26 @@ def test_auto_maps(tiny_hub_folder):
     assert processor["auto_map"]["AutoProcessor"] == AUTO_MAP["AutoProcessor"]
 
 
-def test_code_of_the_source_is_not_taken(tiny_checkpoint, tmp_path):
+def test_only_what_a_hub_folder_needs_is_taken(tiny_checkpoint, tmp_path):
     source = shutil.copytree(tiny_checkpoint, tmp_path / "source")
+    for name in (
+        "checkpoint-500/model.safetensors",
+        "trainer_state.json",
+        "optimizer.pt",
+        ".cache/notes.md",
+        "images/a.png",
+    ):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text("")
+    (source / ".eval_results").mkdir()
+    (source / ".eval_results" / "scenes.yaml").write_text("[]")
     (source / "modeling_argus.py").write_text("raise SystemExit('stale')")
     (source / "notes.py").write_text("")
     out = export(source, tmp_path / "out")
     assert "stale" not in (out / "modeling_argus.py").read_text(encoding="utf-8") and not (out / "notes.py").exists()
+    assert (out / "images" / "a.png").exists() and (out / ".eval_results" / "scenes.yaml").exists()
+    names = {path.name for path in out.rglob("*")}
+    assert not names & {"checkpoint-500", "trainer_state.json", "optimizer.pt", ".cache"}
 
 
 def test_a_target_with_content_is_refused(tiny_checkpoint, tmp_path):
