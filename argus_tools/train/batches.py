@@ -28,6 +28,7 @@ class BatchPlan:
 
     scenes: single-tile scenes a batch; a multi-tile batch holds a quarter of them. multi_tile_every: every n-th batch
     is a multi-tile one, from `multi_tile_from` on (0: none). tokens_per_tile: the model's `image_seq_length`.
+    curriculum: (from batch, most objects in a scene) in rising order, the first from batch 0.
     """
 
     scenes: int = 24
@@ -38,7 +39,11 @@ class BatchPlan:
     split: str = "train"
     multi_tile_every: int = 0
     multi_tile_from: int = 0
-    max_objects: int = 5
+    curriculum: tuple[tuple[int, int], ...] = ((0, 5),)
+
+    def max_objects(self, number: int) -> int:
+        """The most objects that a scene of batch `number` can hold."""
+        return [count for start, count in self.curriculum if number >= start][-1]
 
 
 def encode_prefix(tokenizer: Tokenizer, tiles: int, tokens_per_tile: int) -> list[int]:
@@ -106,16 +111,35 @@ def shift_labels(labels: np.ndarray, segments: np.ndarray) -> np.ndarray:
     return shifted
 
 
-def scene_for(plan: BatchPlan, index: int, rng: np.random.Generator, grid: tuple[int, int]) -> Scene:
-    """The scene of a running number. A third of the single-tile ones are drawn on another canvas and squashed into the
-    tile, as the processor does with images of any size."""
+def cell_labels(tokenizer: Tokenizer, scene: Scene, tokens_per_tile: int) -> np.ndarray:
+    """int64[tokens_per_tile]: for each visual token of a single tile the first token of the name of what lies there.
+
+    The smallest object whose box holds the token's centre; "." where there is none. Of a coloured shape's two words
+    the tokens name colour and shape by turns.
+    """
+    side = round(tokens_per_tile**0.5)
+    height, width = scene.size
+    labels = np.full((side, side), tokenizer.token_to_id("."))
+    for o in sorted(scene.objects, key=lambda o: -(o.box[2] - o.box[0]) * (o.box[3] - o.box[1])):
+        ys = (np.arange(side) + 0.5) / side * height
+        xs = (np.arange(side) + 0.5) / side * width
+        inside = ((ys >= o.box[1]) & (ys < o.box[3]))[:, None] & ((xs >= o.box[0]) & (xs < o.box[2]))[None]
+        words = [tokenizer.encode(f" {word}").ids[0] for word in ((o.colour, o.name) if o.colour else (o.name, o.name))]
+        turns = np.add.outer(np.arange(side), np.arange(side)) % 2
+        labels = np.where(inside, np.array(words)[turns], labels)
+    return labels.flatten()
+
+
+def scene_for(plan: BatchPlan, number: int, index: int, rng: np.random.Generator, grid: tuple[int, int]) -> Scene:
+    """Scene `index` of the split, for batch `number`. A third of the single-tile ones are drawn on another canvas and
+    squashed into the tile, as the processor does with images of any size."""
     rows, columns = grid
     height, width = rows * plan.tile_size, columns * plan.tile_size
     if grid == (1, 1) and rng.random() < 0.33:
         scale = float(np.exp(rng.uniform(np.log(0.8), np.log(2.0))))
         aspect = float(np.exp(rng.uniform(-0.4, 0.4)))
         height, width = round(height * scale * aspect**0.5), round(width * scale / aspect**0.5)
-    return render_scene(index, plan.split, height=height, width=width, max_objects=plan.max_objects)
+    return render_scene(index, plan.split, height=height, width=width, max_objects=plan.max_objects(number))
 
 
 def make_batch(plan: BatchPlan, tokenizer: Tokenizer, number: int) -> dict[str, torch.Tensor]:
@@ -123,7 +147,8 @@ def make_batch(plan: BatchPlan, tokenizer: Tokenizer, number: int) -> dict[str, 
 
     Returns:
         pixel_values uint8[tiles, 3, S, S]; input_ids, position_ids, segments and labels int64[B, T], the labels already
-        shifted to the position that predicts them; T a multiple of 8.
+        shifted to the position that predicts them; cells int64[B, T], `cell_labels` at the visual tokens themselves;
+        T a multiple of 8.
     """
     rng = np.random.default_rng([plan.seed, 77, number])
     multi = plan.multi_tile_every and number >= plan.multi_tile_from and number % plan.multi_tile_every == 0
@@ -131,15 +156,19 @@ def make_batch(plan: BatchPlan, tokenizer: Tokenizer, number: int) -> dict[str, 
     count = max(2, plan.scenes // 4) if multi else plan.scenes
     tiles, rows = [], []
     for i in range(count):
-        scene = scene_for(plan, (plan.seed * 10_000_000 + number) * plan.scenes + i, rng, grid)
+        scene = scene_for(plan, number, (plan.seed * 10_000_000 + number) * plan.scenes + i, rng, grid)
         tiles.append(scene_tiles(scene, *grid, plan.tile_size))
         prefix = encode_prefix(tokenizer, len(tiles[-1]), plan.tokens_per_tile)
         examples = [[make_example(scene, rng, task, plan.bins)] for task in BRANCHES]
         if rng.random() < 0.15:  # two questions as two turns of one conversation
             examples[-2:] = [examples[-2] + examples[-1]]
         rows.append(pack_row(prefix, [encode_exchange(tokenizer, e) for e in examples]))
+        cells = np.full(len(prefix), IGNORED)
+        if not multi:
+            cells[-1 - plan.tokens_per_tile : -1] = cell_labels(tokenizer, scene, plan.tokens_per_tile)
+        rows[-1]["cells"] = cells
     T = -(-max(len(row["ids"]) for row in rows) // 8) * 8
-    fill = {"ids": tokenizer.token_to_id("<pad>"), "labels": IGNORED, "positions": 0, "segments": -1}
+    fill = {"ids": tokenizer.token_to_id("<pad>"), "labels": IGNORED, "positions": 0, "segments": -1, "cells": IGNORED}
     out = {name: np.full((count, T), value, np.int64) for name, value in fill.items()}
     for i, row in enumerate(rows):
         row["labels"] = shift_labels(row["labels"], row["segments"])
@@ -151,6 +180,7 @@ def make_batch(plan: BatchPlan, tokenizer: Tokenizer, number: int) -> dict[str, 
         "position_ids": torch.from_numpy(out["positions"]),
         "segments": torch.from_numpy(out["segments"]),
         "labels": torch.from_numpy(out["labels"]),
+        "cells": torch.from_numpy(out["cells"]),
     }
 
 

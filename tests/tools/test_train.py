@@ -12,6 +12,7 @@ from argus_tools.train.batches import (
     IGNORED,
     BatchPlan,
     attention_pattern,
+    cell_labels,
     encode_exchange,
     encode_prefix,
     make_batch,
@@ -20,10 +21,18 @@ from argus_tools.train.batches import (
 from argus_tools.train.nano import build_nano, nano_config
 from argus_tools.train.publish import publish
 from argus_tools.train.scene_text import make_example
-from argus_tools.train.scenes import render_scene
+from argus_tools.train.scenes import Scene, SceneObject, render_scene
 from argus_tools.train.score import score
 from argus_tools.train.tokenizer import BOS, EOS, PAD, save_tokenizer, train_tokenizer
-from argus_tools.train.train import TrainState, answer_loss, learning_rate_at, make_optimizer, train, train_step
+from argus_tools.train.train import (
+    TrainState,
+    answer_loss,
+    cell_weight_at,
+    learning_rate_at,
+    make_optimizer,
+    train,
+    train_step,
+)
 from modeling_argus import ArgusConfig
 from processing_argus import ArgusImageProcessor, ArgusProcessor
 
@@ -129,6 +138,26 @@ def test_a_branch_is_worth_the_same_alone(tokenizer, config):
         apart += torch.nn.functional.cross_entropy(row[wanted], labels[keep][wanted], reduction="sum").item()
     assert packed == pytest.approx(apart, rel=1e-4)
     assert attention_pattern(batch["segments"]).any(-1).all()
+
+
+def test_visual_tokens_are_named_by_what_lies_there(tokenizer):
+    objects = [SceneObject("cat", None, (0, 0, 50, 100)), SceneObject("star", "red", (50, 50, 100, 100))]
+    scene = Scene(np.zeros((100, 100, 3), np.uint8), objects, "plain", "black")
+    names = [tokenizer.id_to_token(i).removeprefix("Ġ") for i in cell_labels(tokenizer, scene, 16)]
+    assert names == ["cat", "cat", ".", "."] * 2 + ["cat", "cat", "red", "star", "cat", "cat", "star", "red"]
+    batch = make_batch(PLAN, tokenizer, 0)
+    assert torch.equal(batch["cells"] != IGNORED, batch["input_ids"] == tokenizer.token_to_id("<image>"))
+    assert (batch["labels"][batch["cells"] != IGNORED] == IGNORED).all()
+    assert cell_weight_at(0.0) == 1.0 and cell_weight_at(0.6) == cell_weight_at(1.0) == 0.0
+
+
+def test_naming_visual_tokens_adds_to_the_loss_by_its_weight(tokenizer, config):
+    model = build_nano(tokenizer, config).eval()
+    batch = make_batch(PLAN, tokenizer, 0)
+    total, cells = int((batch["labels"] != IGNORED).sum()), int((batch["cells"] != IGNORED).sum())
+    plain, half, whole = (answer_loss(model, batch, total, weight, cells).item() for weight in (0.0, 0.5, 1.0))
+    assert half - plain == pytest.approx((whole - plain) / 2, rel=1e-3)
+    assert whole - plain == pytest.approx(np.log(tokenizer.get_vocab_size()), rel=0.1)  # knows nothing yet
 
 
 def test_training_reduces_the_loss(tokenizer, config):
