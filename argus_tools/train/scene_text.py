@@ -56,9 +56,10 @@ def dense_caption(scene: Scene, bins: int) -> str:
 
 
 def detection(scene: Scene, phrases, bins: int) -> str:
-    """The objects whose label is one of `phrases`, as regions with the phrase; nothing found is an empty answer."""
-    found = [o for o in scene.objects if o.label in phrases]
-    return _regions(scene, found, [o.label for o in found], bins)
+    """The objects that one of `phrases` names ("cat" or "a cat"), as regions with the phrase; none: an empty answer."""
+    names = {label: phrase for phrase in phrases for label in (phrase, phrase.removeprefix("an ").removeprefix("a "))}
+    found = [o for o in scene.objects if o.label in names]
+    return _regions(scene, found, [names[o.label] for o in found], bins)
 
 
 def where(box, height: int, width: int) -> str:
@@ -81,6 +82,8 @@ def make_example(scene: Scene, rng: np.random.Generator, task: str, bins: int, k
         return Example(task, TASK_PROMPTS[task], dense_caption(scene, bins))
     if task == "detect":
         phrases = _phrases(scene, rng)
+        if rng.random() < 0.35:
+            phrases = [with_article(phrase) for phrase in phrases]
         prompt = TASK_PROMPTS[task].format(phrases=", ".join(phrases))
         return Example(task, prompt, detection(scene, phrases, bins), tuple(phrases))
     if task == "answer":

@@ -141,7 +141,7 @@ def score(model, processor, scenes: Iterable[Scene], seed: int = 0, **processor_
     sizes = [s.size for s in scenes]
     result["detect"] = _regions(
         _parse(processor.post_process_detection, "labels", answers, sizes),
-        [[(o.box, o.label) for o in s.objects if o.label in e.phrases] for s, e in zip(scenes, examples)],
+        [_wanted(s, e.phrases) for s, e in zip(scenes, examples)],
     )
     examples = [make_example(s, rng, "dense_caption", bins) for s in scenes]
     answers = run(examples, 64)
@@ -150,6 +150,12 @@ def score(model, processor, scenes: Iterable[Scene], seed: int = 0, **processor_
         [[(o.box, with_article(o.label)) for o in s.objects] for s in scenes],
     )
     return result
+
+
+def _wanted(scene, phrases) -> list[tuple]:
+    """(box, phrase) of the objects that the phrases name, with or without an article."""
+    named = [(o.box, (o.label, with_article(o.label))) for o in scene.objects]
+    return [(box, phrase) for box, names in named for phrase in phrases if phrase in names]
 
 
 def _parse(parser, key, answers, sizes) -> list[tuple[list, list, list]]:

@@ -36,11 +36,12 @@ class TrainState:
     seconds: float = 0.0
 
 
-def answer_loss(model, batch: dict, total: int, cell_weight: float = 0.0, cell_total: int = 1) -> torch.Tensor:
-    """Equation 1 over a part of a batch: the sum over its assistant tokens divided by `total`, the whole batch's.
+def batch_losses(model, batch: dict, total: int, cell_total: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses of a part of a batch, as shares of the whole batch's means.
 
-    batch: as `make_batch` returns it. cell_weight: the weight of naming, at each visual token, what lies there,
-    averaged over the `cell_total` such tokens of the whole batch. Only positions with a label go through the head.
+    batch: as `make_batch` returns it. Only positions with a label go through the output head.
+    Returns Equation 1 (the sum over assistant tokens divided by `total`, the whole batch's), and the same for naming, at
+    each visual token, what lies there (divided by `cell_total`); the second is 0 where the batch has no such labels.
     """
     mask = attention_pattern(batch["segments"])
     if model.config.text_config._attn_implementation == "eager":
@@ -52,14 +53,13 @@ def answer_loss(model, batch: dict, total: int, cell_weight: float = 0.0, cell_t
         position_ids=batch["position_ids"],
         use_cache=False,
     ).last_hidden_state
-    wanted = batch["labels"] != IGNORED
-    logits = model.lm_head(hidden[wanted]).float()
-    loss = F.cross_entropy(logits, batch["labels"][wanted], reduction="sum") / total
-    cells = batch["cells"] != IGNORED
-    if cell_weight and cells.any():
-        logits = model.lm_head(hidden[cells]).float()
-        loss = loss + cell_weight * F.cross_entropy(logits, batch["cells"][cells], reduction="sum") / cell_total
-    return loss
+
+    def mean(labels, count):
+        wanted = labels != IGNORED
+        logits = model.lm_head(hidden[wanted]).float()
+        return F.cross_entropy(logits, labels[wanted], reduction="sum") / count
+
+    return mean(batch["labels"], total), mean(batch["cells"], cell_total)
 
 
 def split_batch(batch: dict, parts: int) -> list[dict]:
@@ -76,7 +76,7 @@ def split_batch(batch: dict, parts: int) -> list[dict]:
 def train_step(
     model, optimizer, batch, learning_rate, *, pool=None, workers=1, bf16=True, cell_weight=0.0, max_norm=1.0
 ) -> dict:
-    """One optimizer step on one batch; returns {"loss": float, "grad_norm": float}.
+    """One optimizer step on one batch; returns {"loss", "cell_loss", "grad_norm"}; the loss is Equation 1.
 
     The gradients of the parts are summed: with one or two workers the order cannot change the result.
     """
@@ -86,9 +86,9 @@ def train_step(
     def part(piece):
         # Autocast is a property of the thread.
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = answer_loss(model, piece, total, cell_weight, cell_total)
-        loss.backward()
-        return loss.item()
+            answers, cells = batch_losses(model, piece, total, cell_total)
+        (answers + cell_weight * cells).backward()
+        return answers.item(), cells.item()
 
     pieces = split_batch(batch, workers)
     losses = list(pool.map(part, pieces)) if pool else [part(piece) for piece in pieces]
@@ -97,7 +97,8 @@ def train_step(
         group["lr"] = learning_rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {"loss": sum(losses), "grad_norm": float(norm)}
+    answers, cells = (sum(values) for values in zip(*losses))
+    return {"loss": answers, "cell_loss": cells, "grad_norm": float(norm)}
 
 
 def make_optimizer(model, weight_decay: float = 0.05) -> torch.optim.AdamW:
@@ -207,6 +208,8 @@ def train(
             line = {
                 **dataclasses.asdict(state),
                 "loss": sum(losses) / len(losses),
+                "cell_loss": result["cell_loss"],
+                "cell_weight": weight,
                 "lr": rate,
                 "grad_norm": result["grad_norm"],
             }

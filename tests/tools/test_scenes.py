@@ -11,6 +11,7 @@ from argus_tools.train.scene_text import (
     all_labels,
     caption,
     dense_caption,
+    detection,
     make_example,
     plural,
     where,
@@ -97,7 +98,8 @@ def test_dense_captions_and_detections_round_trip_through_the_parser():
         example = make_example(scene, rng, "detect", BINS)
         regions, unparsed = vocabulary.parse(example.answer)
         assert not unparsed and {r.caption for r in regions} <= set(example.phrases)
-        assert len(regions) == sum(o.label in example.phrases for o in scene.objects)
+        phrases = set(example.phrases)
+        assert len(regions) == sum(bool(phrases & {o.label, with_article(o.label)}) for o in scene.objects)
 
 
 def test_captions_say_what_is_there():
@@ -120,6 +122,9 @@ def test_the_grammar_word_for_word():
         "<loc_0><loc_0><loc_2><loc_2>an apple<loc_0><loc_6><loc_2><loc_8>a red circle"
         "<loc_6><loc_0><loc_8><loc_2>an apple"
     )
+    assert detection(scene, ["red circle"], 9) == "<loc_0><loc_6><loc_2><loc_8>red circle"
+    assert detection(scene, ["a cat", "an apple"], 9).count("an apple") == 2
+    assert detection(scene, ["cat"], 9) == ""
     assert plural("butterfly") == "butterflies" and plural("yellow star") == "yellow stars"
     assert where((60, 0, 80, 20), 90, 90) == "top right" and where((35, 35, 55, 55), 90, 90) == "middle"
     rng = np.random.default_rng(3)
