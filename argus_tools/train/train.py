@@ -40,8 +40,8 @@ def batch_losses(model, batch: dict, total: int, cell_total: int) -> tuple[torch
     """The losses of a part of a batch, as shares of the whole batch's means.
 
     batch: as `make_batch` returns it. Only positions with a label go through the output head.
-    Returns Equation 1 (the sum over assistant tokens divided by `total`, the whole batch's), and the same for naming, at
-    each visual token, what lies there (divided by `cell_total`); the second is 0 where the batch has no such labels.
+    Returns Equation 1 (the sum over assistant tokens divided by `total`, the whole batch's), and the same for naming,
+    at each visual token, what lies there (divided by `cell_total`); this is 0 where the batch has no such labels.
     """
     mask = attention_pattern(batch["segments"])
     if model.config.text_config._attn_implementation == "eager":
