@@ -1,8 +1,8 @@
 """`bootstrap`: the starting points of Section 5, to be fine-tuned.
 
-256M and 500M are a SmolVLM that keeps its weights and connector; 2B is assembled from InternViT-300M and Qwen2.5-1.5B with
-a fresh single-layer connector. All of them get the native prompt (Section 4.1), aspect-ratio tiling and K location tokens
-(Section 4.2), whose embeddings start at the mean of the others, each a little aside.
+256M and 500M are a SmolVLM that keeps its weights and connector; 2B is assembled from InternViT-300M and Qwen2.5-1.5B
+with a fresh single-layer connector. All of them get the native prompt (Section 4.1), aspect-ratio tiling and K location
+tokens (Section 4.2), whose embeddings start at the mean of the others, each a little aside.
 """
 
 import contextlib
@@ -42,14 +42,14 @@ PUBLISHED = {
     "500m": {"smolvlm": "HuggingFaceTB/SmolVLM-500M-Instruct"},
     "2b": {"vision": "OpenGVLab/InternViT-300M-448px-V2_5", "text": "Qwen/Qwen2.5-1.5B-Instruct"},
 }
-# How to read each kind of vision checkpoint: table, config reader, where its settings are, prefix of its keys.
-VISION_SOURCES: dict[str, tuple[KeyTable, Callable, Optional[str], str]] = {
-    "intern_vit_6b": (INTERNVIT, read_internvit_chat, None, ""),
-    "internvl_vision": (INTERNVIT_HF, read_internvit, None, ""),
-    "internvl_chat": (INTERNVL_CHAT, read_internvit_chat, "vision_config", "vision_model."),
-    "internvl": (INTERNVL, read_internvit, "vision_config", "vision_tower."),
-    "siglip_vision_model": (SIGLIP, read_siglip, None, "vision_model."),
-    "siglip": (SIGLIP, read_siglip, "vision_config", "vision_model."),
+# How to read each kind of vision checkpoint: table, config reader, where its settings are, prefixes of its keys.
+VISION_SOURCES: dict[str, tuple[KeyTable, Callable, Optional[str], tuple[str, ...]]] = {
+    "intern_vit_6b": (INTERNVIT, read_internvit_chat, None, ("",)),
+    "internvl_vision": (INTERNVIT_HF, read_internvit, None, ("",)),
+    "internvl_chat": (INTERNVL_CHAT, read_internvit_chat, "vision_config", ("vision_model.",)),
+    "internvl": (INTERNVL, read_internvit, "vision_config", ("vision_tower.",)),
+    "siglip_vision_model": (SIGLIP, read_siglip, None, ("",)),
+    "siglip": (SIGLIP, read_siglip, "vision_config", ("embeddings.", "encoder.", "post_layernorm.")),
 }
 
 
@@ -69,14 +69,14 @@ def bootstrap(
     """Makes an untrained Argus from pretrained parts.
 
     Args:
-        size: "256m", "500m" or "2b": the shape must be that of the family's card, and the published parts are downloaded
-            where none are named. None: any shape, from the parts given.
+        size: "256m", "500m" or "2b": the shape must be that of the family's card, and the published parts are
+            downloaded where none are named. None: any shape, from the parts given.
         out: the folder to make; it may exist if it is empty. It appears whole or not at all.
         smolvlm: a SmolVLM, SmolVLM2 or Idefics3 checkpoint, or an Argus one converted from it; folder or hub name.
         vision, text: instead of `smolvlm`: an InternViT (alone or in an InternVL; either layout) or SigLIP, and a Llama
             or Qwen2 language model.
         num_location_bins: K, the location tokens to add.
-        pixel_unshuffle_factor: r of an assembled model; default 2 for InternViT and 4 for SigLIP. A SmolVLM keeps its own.
+        pixel_unshuffle_factor: r of an assembled model; 2 for InternViT and 4 for SigLIP by default.
         seed: of the new embeddings and of the fresh connector.
         dtype: "float32", "bfloat16" or "float16"; None keeps the language model's.
         progress: called with (tensors done, tensors in all, name) as tensors are written.
@@ -164,7 +164,7 @@ def _assemble(
     if tower.model_type not in VISION_SOURCES:
         known = ", ".join(map(repr, VISION_SOURCES))
         raise ConvertError(f"{tower.folder} has model_type {tower.model_type!r}; vision= takes {known}.")
-    table, read, part, prefix = VISION_SOURCES[tower.model_type]
+    table, read, part, scope = VISION_SOURCES[tower.model_type]
     vision = read(tower.config if part is None else tower.config.get(part) or {})
     images = processors.image_settings(tower.folder)
     own = ([0.5] * 3, [0.5] * 3) if table is SIGLIP else (processors.IMAGENET_MEAN, processors.IMAGENET_STD)
@@ -183,7 +183,7 @@ def _assemble(
         "tie_word_embeddings": tied,
     }
     config = build_config(fields)
-    plan = plan_to_argus(tower, table, config, ("model.vision_model.",), (prefix,))
+    plan = plan_to_argus(tower, table, config, ("model.vision_model.",), scope)
     rest = plan_to_argus(language, CAUSAL_LM, config, ("model.text_model.", "lm_head."))
     plan.shapes |= rest.shapes
     plan.loaders |= rest.loaders
@@ -276,7 +276,8 @@ def _check_card(size: Optional[str], card: dict[str, Any], config) -> None:
             meant = card.get(part, {}).get(name)
             if meant is not None and getattr(own, name) != meant:
                 raise ConvertError(
-                    f"size={size!r} has {part}.{name} {meant}, but the parts have {getattr(own, name)}; leave size out for another shape."
+                    f"size={size!r} has {part}.{name} {meant}, but the parts have {getattr(own, name)}; leave size out "
+                    "for another shape."
                 )
 
 

@@ -93,14 +93,14 @@ class Checkpoint:
                     )
             return where
         if (self.folder / SINGLE).is_file():
-            return {name: SINGLE for name in self._file(SINGLE).keys()}
+            return dict.fromkeys(self._file(SINGLE).keys(), SINGLE)
         other = [
             path.name for path in self.folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf")
         ]
         if other:
             raise ConvertError(
-                f"{self.folder} has weights as {listed(other)} only. Pickled weights can run code when they are read, so "
-                "only safetensors are; save the model with save_pretrained(..., safe_serialization=True) first."
+                f"{self.folder} has weights as {listed(other)} only. Pickled weights can run code when they are read, "
+                "so only safetensors are; save the model with save_pretrained(..., safe_serialization=True) first."
             )
         raise ConvertError(f"{self.folder} is not a checkpoint: it has neither {SINGLE} nor {INDEX}.")
 
@@ -124,14 +124,14 @@ def staged_folder(out) -> Iterator[Path]:
     """A temporary folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
 
     Raises:
-        ConvertError: `out` exists and is not an empty folder, or cannot be written.
+        ConvertError: `out` exists and is not an empty folder, or cannot be written, a full disk included.
     """
-    out = Path(out)
+    out = Path(os.path.abspath(out))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConvertError(f"{out} already exists and is not empty; choose another output folder or remove it.")
     try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.absolute().parent))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
     except OSError as error:
         raise ConvertError(f"{out} cannot be written: {error}.") from error
     try:
@@ -142,8 +142,10 @@ def staged_folder(out) -> Iterator[Path]:
         if out.exists():
             out.rmdir()
         os.replace(staged, out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(staged, ignore_errors=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise ConvertError(f"{out} could not be written: {error}.") from error
         raise
 
 

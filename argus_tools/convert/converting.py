@@ -227,7 +227,8 @@ def _to_argus(checkpoint: Checkpoint, out: Path) -> tuple[TensorPlan, list[str]]
     found = processors.token_ids(folder).get(processors.IMAGE_TOKENS[layout])
     if found != config.image_token_id:
         raise ConvertError(
-            f"config.image_token_id is {config.image_token_id}, but the tokenizer's {processors.IMAGE_TOKENS[layout]} is {found}."
+            f"config.image_token_id is {config.image_token_id}, but the tokenizer gives "
+            f"{processors.IMAGE_TOKENS[layout]} the id {found}."
         )
     if not processors.image_settings(folder):
         notes.append(f"{folder} has no preprocessor_config.json; the source family's defaults were taken.")

@@ -152,8 +152,8 @@ SMOLVLM = KeyTable(
     ),
 )
 
-# The published -hf checkpoints, and what save_pretrained writes on transformers 4.57 and 5.x alike. In memory, and so in
-# checkpoints that other tools wrote from a state dict, the same keys begin with "model.".
+# The published -hf checkpoints, and what save_pretrained writes on transformers 4.57 and 5.x alike. In memory, and so
+# in checkpoints that other tools wrote from a state dict, the same keys begin with "model.".
 INTERNVL = KeyTable(
     "internvl",
     (
@@ -191,6 +191,7 @@ INTERNVIT_HF = KeyTable("internvl_vision", tuple(internvit_hf_rules("")))
 INTERNVIT = KeyTable("intern_vit_6b", tuple(internvit_rules("")))
 SIGLIP = KeyTable(
     "siglip_vision_model",
-    tuple(siglip_rules("vision_model.")),
-    ignored=(r".*\.position_ids", r"vision_model\.head\..*"),  # the pooling head, which no tower here uses
+    tuple(siglip_rules("")),
+    renames=(("vision_model.", ""),),  # 4.57's keys, and those of a whole SigLIP
+    ignored=(r".*\.position_ids", r"head\..*"),  # the pooling head, which no tower here uses
 )

@@ -1,7 +1,7 @@
 """Processor and tokenizer files, both ways: image settings and prompt layout as data, tokenizer and template copied.
 
-Argus normalises inside the model, so the mean and standard deviation of the source's image processor come back from here
-for the vision config; where they are not what the pixels are normalised with (no rescaling by 1/255, say), that is refused.
+Argus normalises inside the model, so the mean and standard deviation of the source's image processor come back from
+here for the vision config; where pixels are not normalised with them (no rescaling by 1/255, say), that is refused.
 """
 
 import json
@@ -107,7 +107,7 @@ def _side(size: Any, image_size: int, name: str) -> int:
 
 
 def read_smolvlm_images(folder: Path, raw_vision: dict[str, Any], image_size: int) -> dict[str, Any]:
-    """ArgusImageProcessor's settings from a SmolVLM or Idefics3 image processor: its chain of resizes, without a limit."""
+    """ArgusImageProcessor's settings from a SmolVLM or Idefics3 image processor: its resizes, no tile limit."""
     raw = image_settings(folder)
     tile = _side(raw.get("max_image_size") or {"longest_edge": image_size}, image_size, "max_image_size")
     size = raw.get("size") or raw_vision.get("size") or {"longest_edge": 4 * image_size}

@@ -111,7 +111,7 @@ def read_text(raw: dict[str, Any], where: str = "text_config") -> dict[str, Any]
         sliding = ["sliding_attention"]
     if sliding:
         raise ConvertError(
-            f"{where} has {sliding[0]} layers (sliding_window {raw.get('sliding_window')!r}); Argus attends to everything."
+            f"{where} has {sliding[0]} layers (sliding_window {raw.get('sliding_window')!r}); Argus' attention is full."
         )
     fields = {name: raw.get(name, defaults[name]) for name in TEXT_FIELDS}
     if fields["num_key_value_heads"] is None:
@@ -122,7 +122,7 @@ def read_text(raw: dict[str, Any], where: str = "text_config") -> dict[str, Any]
 
 
 def read_token_ids(text: dict[str, Any], generation: dict[str, Any], vocab_size: int) -> dict[str, Any]:
-    """pad, bos and eos: what the text config says, else generation, else the class's defaults; none outside the vocabulary.
+    """pad, bos and eos: the text config's, else generation's, else the class's defaults; none outside the vocabulary.
 
     The top-level pad_token_id of SmolVLM configs is not read: it is 128002, left over from Idefics3, in a vocabulary of
     49280, and 4.57 copies it into generation_config.json.
@@ -239,8 +239,8 @@ def read_internvl_chat(raw: dict[str, Any], image_token_id: int) -> tuple[dict[s
     forced = raw.get("force_image_size")
     if forced and forced != vision["image_size"]:
         raise ConvertError(
-            f"force_image_size is {forced} and vision_config.image_size {vision['image_size']}: the position embeddings "
-            "would have to be interpolated, which Argus does not do."
+            f"force_image_size is {forced} and vision_config.image_size {vision['image_size']}: the position "
+            "embeddings would have to be interpolated, which Argus does not do."
         )
     text = raw.get("llm_config") or {}
     fields = {

@@ -1,7 +1,8 @@
-"""Tiny random checkpoints in the published layouts, written by transformers' own classes, and how to feed those classes.
+"""Tiny random checkpoints in the published layouts, written by transformers' own classes, and how to feed those.
 
-Shapes are odd on purpose: more heads than key/value heads, odd vocabularies, three layers. The original InternVLChatModel
-layout has no class in transformers: it is written here by a renaming of its own, independent of the one under test.
+Shapes are odd on purpose: more heads than key/value heads, odd vocabularies, three layers. The original
+InternVLChatModel layout has no class in transformers: it is written here by a renaming of its own, independent of the
+one under test.
 """
 
 import json
@@ -79,8 +80,8 @@ def randomise(model: torch.nn.Module, seed: int = 0, scale: float = 0.2) -> torc
 def exact_positions(model: torch.nn.Module) -> torch.nn.Module:
     """Gives 4.57's SmolVLM and Idefics3 the position ids that they were trained with.
 
-    In fp32 (not in bf16) 4.57 multiplies the fractional coordinates by 1 - 1e-6 and so puts all but the first patch of a row
-    one bucket early: 0, 0, 1, 2, ... Transformers 5 gives 0, 1, 2, ..., as the original code does and Argus too.
+    In fp32 (not in bf16) 4.57 multiplies the fractional coordinates by 1 - 1e-6 and so puts all but the first patch of
+    a row one bucket early: 0, 0, 1, 2, ... Transformers 5 gives 0, 1, 2, ..., as the original code does and Argus too.
     """
     if transformers.__version__.startswith("4."):
         embedding = model.model.vision_model.embeddings.position_embedding
@@ -88,6 +89,14 @@ def exact_positions(model: torch.nn.Module) -> torch.nn.Module:
             lambda module, args: (torch.arange(module.num_embeddings, device=args[0].device).expand_as(args[0]),)
         )
     return model
+
+
+def forget_long_prompts(model: torch.nn.Module) -> None:
+    """transformers' dynamic rotary embedding keeps the base of the longest sequence it saw; this makes it as new."""
+    for module in model.modules():
+        if hasattr(module, "original_inv_freq") and hasattr(module, "original_max_seq_len"):
+            module.inv_freq = module.original_inv_freq
+            module.max_seq_len_cached = module.original_max_seq_len
 
 
 def reference_config(name: str, vocab_size: int, image_token_id: int):

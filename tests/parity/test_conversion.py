@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from argus_tools.convert import ConvertError, convert
 from argus_tools.convert.checkpoint import INDEX
+from argus_tools.paths import card_path
 from modeling_argus import ArgusForConditionalGeneration
 
 BACK = {"smolvlm": "smolvlm", "idefics3": "idefics3", "internvl": "internvl", "internvl-long": "internvl"}
@@ -198,6 +199,41 @@ def test_defaults_are_those_of_transformers():
     assert smolvlm["pixel_unshuffle_factor"] == transformers.SmolVLMConfig().scale_factor
 
 
+def test_published_configs():
+    """Fields that the repositories' own config.json have and transformers' classes do not write."""
+    from argus_tools.convert import source_configs as ours
+
+    smolvlm2 = {
+        "image_token_id": 49190,
+        "pad_token_id": 128002,
+        "scale_factor": 4,
+        "tie_word_embeddings": False,
+        "vocab_size": 49280,
+        "text_config": {
+            "architectures": ["VLlama3ForCausalLM"], "head_dim": 64, "hidden_size": 960, "intermediate_size": 2560,
+            "is_llama_config": True, "max_position_embeddings": 8192, "model_type": "llama", "neftune_noise_alpha": 0.0,
+            "num_attention_heads": 15, "num_hidden_layers": 32, "num_key_value_heads": 5, "pad_token_id": 2,
+            "pixel_shuffle_factor": 4, "qk_layer_norms": False, "rms_norm_eps": 1e-05, "rope_interleaved": False,
+            "rope_theta": 100000, "torch_dtype": "bfloat16", "use_resampler": False, "vocab_size": 49280,
+        },
+        "vision_config": {
+            "hidden_size": 768, "image_size": 512, "max_image_size": {"longest_edge": 512},
+            "model_type": "smolvlm_vision", "num_attention_heads": 12, "patch_size": 16,
+            "size": {"longest_edge": 2048}, "tie_word_embeddings": False, "use_base_siglip": False,
+        },
+    }  # fmt: skip
+    fields, tied = ours.read_smolvlm(smolvlm2)
+    card = json.loads((card_path("argus-500m") / "config.json").read_text())
+    assert tied is False and fields["image_token_id"] == 49190
+    for part in ("vision_config", "text_config"):
+        for name, value in fields[part].items():
+            if name not in ("vocab_size", "rope_theta", "rope_scaling"):
+                assert card[part][name] == value, name
+    assert fields["text_config"]["rope_theta"] == card["text_config"]["rope_parameters"]["rope_theta"]
+    ids = ours.read_token_ids(smolvlm2["text_config"], {"eos_token_id": 49279}, 49280)
+    assert ids == {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 49279}
+
+
 def test_slow_tokenizer_files(chat, tmp_path):
     """The original repositories have vocab.json and merges.txt alone; what leaves has tokenizer.json."""
     raw = json.loads((chat / "tokenizer.json").read_text())
@@ -288,10 +324,10 @@ def test_tensors_that_do_not_fit(smolvlm, tmp_path):
     with pytest.raises(ConvertError, match=f"missing: {missing}"):
         convert(smolvlm, tmp_path / "out")
     save_file({**whole, "model.connector.perceiver_resampler.latents": torch.ones(3)}, file)
-    with pytest.raises(ConvertError, match="not expected: model.connector.perceiver_resampler.latents"):
+    with pytest.raises(ConvertError, match=r"not expected: model\.connector\.perceiver_resampler\.latents"):
         convert(smolvlm, tmp_path / "out")
     save_file({**whole, missing: torch.ones(4, 4)}, file)
-    with pytest.raises(ConvertError, match="k_proj.weight is \\[4, 4\\], config.json says \\[16, 48\\]"):
+    with pytest.raises(ConvertError, match=r"k_proj\.weight is \[4, 4\], config\.json says \[16, 48\]"):
         convert(smolvlm, tmp_path / "out")
     save_file({**whole, missing: whole[missing].half()}, file)
     with pytest.raises(ConvertError, match="different dtypes"):
@@ -332,10 +368,10 @@ def test_sources_that_are_no_checkpoint(smolvlm, tmp_path):
     with pytest.raises(ConvertError, match=r"pytorch_model\.bin only\. Pickled weights can run code"):
         convert(smolvlm, tmp_path / "out")
     (smolvlm / "pytorch_model.bin").unlink()
-    with pytest.raises(ConvertError, match="neither model.safetensors nor"):
+    with pytest.raises(ConvertError, match=r"neither model\.safetensors nor"):
         convert(smolvlm, tmp_path / "out")
     (smolvlm / INDEX).write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
-    with pytest.raises(ConvertError, match="names files that are not there: gone.safetensors"):
+    with pytest.raises(ConvertError, match=r"names files that are not there: gone\.safetensors"):
         convert(smolvlm, tmp_path / "out")
     (smolvlm / "config.json").write_text("{")
     with pytest.raises(ConvertError, match="cannot be read as JSON"):
@@ -363,6 +399,28 @@ def test_nothing_half_written(smolvlm, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         convert(smolvlm, tmp_path / "out", progress=fail)
     assert [path.name for path in tmp_path.iterdir()] == ["smolvlm"]
+
+
+def test_full_disk(smolvlm, tmp_path, monkeypatch):
+    from argus_tools.convert import checkpoint
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(ConvertError, match=r"could not be written: .*No space left"):
+        convert(smolvlm, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["smolvlm"]
+
+
+def test_folder_brings_its_code(converted):
+    """As the README's snippet loads it: with trust_remote_code, for which the code must be in the folder."""
+    settings = {"trust_remote_code": True}
+    model = transformers.AutoModelForImageTextToText.from_pretrained(converted, **settings)
+    processor = AutoProcessor.from_pretrained(converted, **settings)
+    assert type(model).__name__ == "ArgusForConditionalGeneration" and type(processor).__name__ == "ArgusProcessor"
+    named = {value.split(".")[0] for value in model.config.auto_map.values()}
+    assert all((converted / f"{name}.py").is_file() for name in named)
 
 
 def test_targets_that_do_not_fit(smolvlm, internvl, tmp_path):
@@ -407,7 +465,7 @@ def test_hub_name(smolvlm, tmp_path, monkeypatch):
         raise OSError("no network\nat all")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(ConvertError, match="could not be downloaded: no network$"):
+    with pytest.raises(ConvertError, match=r"could not be downloaded: no network$"):
         convert("someone/SmolVLM", tmp_path / "other")
 
 

@@ -2,9 +2,17 @@
 
 import pytest
 import torch
-from reference_checkpoints import reference_inputs
+from reference_checkpoints import (
+    exact_positions,
+    forget_long_prompts,
+    randomise,
+    reference_config,
+    reference_inputs,
+    reference_model,
+)
 from tiny import tiny_inputs
 
+from argus_tools.convert import convert
 from modeling_argus import ArgusForConditionalGeneration
 
 LIMIT = 1e-4
@@ -49,8 +57,7 @@ def test_vision_features(pair, record_difference):
 def test_logits(pair, tiles, record_difference):
     source, ours = pair
     inputs = tiny_inputs(ours, tiles_per_row=tiles, text_length=40)
-    # transformers' dynamic rotary embedding keeps the base of the longest sequence seen until a short one resets it.
-    source.model(input_ids=torch.tensor([[1, 2]]))
+    forget_long_prompts(source.model)
     expected = source.model(**reference_inputs(source.layout, inputs, ours.config)).logits
     seen = inputs["attention_mask"].bool()
     difference = (ours(**inputs).logits - expected)[seen].abs().max()
@@ -64,6 +71,7 @@ def test_greedy_tokens(pair, record_difference):
     source, ours = pair
     inputs = tiny_inputs(ours, tiles_per_row=(3,), text_length=12)
     settings = {"max_new_tokens": 32, "min_new_tokens": 32, "do_sample": False}
+    forget_long_prompts(source.model)
     reference = source.model.generate(
         **reference_inputs(source.layout, inputs, ours.config),
         **settings,
@@ -79,3 +87,19 @@ def test_greedy_tokens(pair, record_difference):
     if len(differ):
         best, second = reference.logits[int(differ[0])][0].topk(2).values
         assert best - second < 1e-4, f"token {int(differ[0])} differs though the gap is {best - second}"
+
+
+@torch.no_grad()
+def test_tiles_that_patches_do_not_fill(tmp_path, record_difference):
+    """SmolVLM-2.2B has 384 pixels in patches of 14: the last 6 pixels of a tile are never looked at."""
+    config = reference_config("smolvlm", 301, 7)
+    config.vision_config.image_size, config.vision_config.patch_size = 30, 7
+    reference = randomise(reference_model(config))
+    reference.save_pretrained(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "argus")
+    ours = ArgusForConditionalGeneration.from_pretrained(tmp_path / "argus").eval()
+    inputs = tiny_inputs(ours, tiles_per_row=(2,))
+    expected = exact_positions(reference)(**reference_inputs("smolvlm", inputs, ours.config)).logits
+    difference = (ours(**inputs).logits - expected).abs().max()
+    record_difference("logits, tiles larger than their patches", "smolvlm", difference, "1e-4")
+    assert difference <= LIMIT
