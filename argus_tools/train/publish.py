@@ -2,10 +2,12 @@
 
     python -m argus_tools.train.publish runs/nano --out hub_cards/argus-nano
 
-Writes configs, tokenizer, processor files, the chat template and the weights in bf16; a README.md already there stays.
+Writes configs, tokenizer, processor files, the chat template, the weights in bf16, and `training/` with the run's
+settings, log and curve; a README.md already there stays.
 """
 
 import argparse
+import inspect
 import json
 import tempfile
 from pathlib import Path
@@ -16,9 +18,10 @@ from tokenizers import Tokenizer
 
 from argus_tools.convert.processors import write_argus_processor
 from argus_tools.export import AUTO_MAP
-from modeling_argus import ArgusConfig, ArgusForConditionalGeneration
+from modeling_argus import ArgusConfig, ArgusForConditionalGeneration, ArgusTextConfig, ArgusVisionConfig
 from processing_argus import CHAT_TEMPLATE
 
+from .curve import draw_curve
 from .tokenizer import IMAGE, save_tokenizer
 
 
@@ -38,6 +41,7 @@ def publish(run: str | Path, out: str | Path, *, max_tiles: int = 1, dtype: torc
         model.save_pretrained(folder)
         weights = load_file(Path(folder) / "model.safetensors")
         save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+        (out / "model.safetensors").chmod(0o644)
         raw = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     tidy_config(raw, dtype)
     write_json(out / "config.json", raw)
@@ -58,6 +62,16 @@ def publish(run: str | Path, out: str | Path, *, max_tiles: int = 1, dtype: torc
     }
     bins = checkpoint["plan"]["bins"]
     write_argus_processor(out, images, "native", IMAGE, config.image_seq_length, CHAT_TEMPLATE, bins)
+    training = out / "training"
+    training.mkdir(exist_ok=True)
+    settings = json.loads((run / "run.json").read_text(encoding="utf-8")) if (run / "run.json").is_file() else {}
+    write_json(training / "config.json", {**settings, "plan": checkpoint["plan"], "state": checkpoint["state"]})
+    if (run / "log.jsonl").is_file():
+        lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = lines[:: max(1, len(lines) // 300)]  # enough for the curve
+        (training / "log.jsonl").write_text("".join(kept), encoding="utf-8")
+        if len(lines) > 1:
+            draw_curve(run / "log.jsonl", training / "curve.png")
     return out
 
 
@@ -70,8 +84,9 @@ def tidy_config(raw: dict, dtype: torch.dtype) -> None:
     for part in (raw, raw["vision_config"], raw["text_config"]):
         for key in ("transformers_version", "_name_or_path", "torch_dtype", "_attn_implementation"):
             part.pop(key, None)
-    for part in (raw["vision_config"], raw["text_config"]):
-        part["dtype"] = name
+    for part, config_class in (("vision_config", ArgusVisionConfig), ("text_config", ArgusTextConfig)):
+        own = set(inspect.signature(config_class.__init__).parameters) | {"model_type", "rope_parameters"}
+        raw[part] = {key: value for key, value in raw[part].items() if key in own} | {"dtype": name}
 
 
 def write_json(path: Path, value: dict) -> None:

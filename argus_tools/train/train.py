@@ -6,6 +6,9 @@ One process renders ahead; `--workers` Python threads each take a part of the ba
 and their gradients meet in the shared parameters. That needs no barrier in each operator, which is what makes it fast
 where other work shares the cores. Every few minutes a checkpoint is written (started again, the same command goes on
 from it) and every few steps a line of `log.jsonl`. The learning rate follows the time that is left.
+
+With glibc, MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 in the environment keep freed tensors
+in the process; without them much of the time goes into zeroing pages.
 """
 
 import argparse
@@ -184,6 +187,8 @@ def train(
     )
     optimizer = make_optimizer(model)
     state = load_checkpoint(folder, model, optimizer) or TrainState()
+    settings = {"minutes": minutes, "max_steps": max_steps, "peak_lr": peak_lr, "warmup": warmup, "bf16": bf16}
+    (folder / "run.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     batches = SceneBatches(plan, tokenizer, state.step, 10**7 if max_steps is None else max(0, max_steps - state.step))
     loader = torch.utils.data.DataLoader(
         batches, batch_size=None, num_workers=loader_processes, prefetch_factor=8 if loader_processes else None

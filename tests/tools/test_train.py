@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
 
 from argus_tools.train.batches import (
@@ -18,6 +19,7 @@ from argus_tools.train.batches import (
     make_batch,
     scene_tiles,
 )
+from argus_tools.train.curve import draw_curve
 from argus_tools.train.nano import build_nano, nano_config
 from argus_tools.train.publish import publish
 from argus_tools.train.scene_text import make_example
@@ -226,6 +228,7 @@ def test_a_run_is_published_as_a_folder_that_loads(tmp_path, config):
     model = AutoModelForImageTextToText.from_pretrained(out, dtype="auto")
     processor = AutoProcessor.from_pretrained(out)
     assert model.dtype == torch.bfloat16 and processor.num_location_bins == 64
+    assert json.loads((out / "training" / "config.json").read_text())["state"]["step"] == 1
     scenes = [render_scene(i, "val", height=32, width=32) for i in range(2)]
     scores = score(model.float().eval(), processor, scenes)
     assert scores["scenes"] == 2 and set(scores) >= {"caption", "answer", "detect", "dense_caption"}
@@ -240,3 +243,15 @@ def test_the_tokenizer_files_load(tmp_path, tokenizer):
     assert (loaded.bos_token, loaded.eos_token, loaded.pad_token) == (BOS, EOS, PAD)
     assert loaded.padding_side == "left" and len(loaded) == tokenizer.get_vocab_size()
     assert loaded("<image>User: a cat")["input_ids"] == tokenizer.encode("<image>User: a cat").ids
+
+
+def test_a_curve_needs_two_points(tmp_path):
+    line = {"scenes": 10, "loss": 2.0}
+    log = tmp_path / "log.jsonl"
+    log.write_text(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match="needs two"):
+        draw_curve(log, tmp_path / "curve.png")
+    log.write_text("".join(json.dumps({**line, "scenes": n, "cell_loss": 1.0}) + "\n" for n in range(1, 30)))
+    draw_curve(log, tmp_path / "curve.png")
+    colours = {colour for _, colour in Image.open(tmp_path / "curve.png").convert("RGB").getcolors(1 << 20)}
+    assert {(30, 90, 200), (220, 120, 30)} <= colours
