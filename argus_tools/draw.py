@@ -59,7 +59,7 @@ def draw_regions(
     # A strip gets a smaller font: a label needs a third of the height at most.
     font_size = max(9, min(max(15, round(max(W, H) / 52)), H // 3))
     font = ImageFont.load_default(size=font_size)
-    line_width = max(2, round(max(W, H) / 350))
+    line_width = max(3, round(max(W, H) / 300))
 
     # Large boxes first, so that small ones inside them stay on top; labels last, over all boxes.
     placed = [(number, on_canvas) for number, box in enumerate(boxes) if (on_canvas := _on_canvas(box, scale, W, H))]
