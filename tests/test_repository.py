@@ -175,6 +175,15 @@ def test_one_version():
     assert argus_tools.__version__ == version
 
 
+def test_one_version_of_ruff():
+    """Where a contributor's hook and CI format differently, every other commit undoes the one before it."""
+    versions = [
+        re.findall(r"rev: v([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")),
+        re.findall(r"ruff==([\d.]+)", (ROOT / "noxfile.py").read_text(encoding="utf-8")),
+    ]
+    assert versions[0] == versions[1] and len(versions[0]) == 1
+
+
 # --- README -----------------------------------------------------------------------------------------------------------
 
 
