@@ -19,7 +19,7 @@ from .tokenizer import BOS, EOS, IMAGE, IMAGE_END, IMAGE_START
 IGNORED = -100
 # Grids of the multi-tile share, (rows, columns); each has a thumbnail after its tiles.
 GRIDS = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))
-BRANCHES = ("dense_caption", "detect", "caption", "answer", "answer")
+BRANCHES = ("dense_caption", "detect", "caption", "answer", "answer", "answer")
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,16 @@ def shift_labels(labels: np.ndarray, segments: np.ndarray) -> np.ndarray:
     return shifted
 
 
+def answer_weights(labels: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    """float[T]: what each label counts. An answer of n tokens counts sqrt(n): by tokens alone, a yes or no would be
+    lost beside a list of boxes; as equals, boxes beside a yes or no."""
+    weights = np.zeros(len(labels))
+    for number in range(1, int(segments.max()) + 1):
+        wanted = (segments == number) & (labels != IGNORED)
+        weights[wanted] = wanted.sum() ** -0.5
+    return weights
+
+
 def cell_labels(tokenizer: Tokenizer, scene: Scene, tokens_per_tile: int) -> np.ndarray:
     """int64[tokens_per_tile]: for each visual token of a single tile the first token of the name of what lies there.
 
@@ -147,8 +157,8 @@ def make_batch(plan: BatchPlan, tokenizer: Tokenizer, number: int) -> dict[str, 
 
     Returns:
         pixel_values uint8[tiles, 3, S, S]; input_ids, position_ids, segments and labels int64[B, T], the labels already
-        shifted to the position that predicts them; cells int64[B, T], `cell_labels` at the visual tokens themselves;
-        T a multiple of 8.
+        shifted to the position that predicts them; weights float32[B, T], what each counts; cells int64[B, T],
+        `cell_labels` at the visual tokens themselves; T a multiple of 8.
     """
     rng = np.random.default_rng([plan.seed, 77, number])
     multi = plan.multi_tile_every and number >= plan.multi_tile_from and number % plan.multi_tile_every == 0
@@ -170,8 +180,10 @@ def make_batch(plan: BatchPlan, tokenizer: Tokenizer, number: int) -> dict[str, 
     T = -(-max(len(row["ids"]) for row in rows) // 8) * 8
     fill = {"ids": tokenizer.token_to_id("<pad>"), "labels": IGNORED, "positions": 0, "segments": -1, "cells": IGNORED}
     out = {name: np.full((count, T), value, np.int64) for name, value in fill.items()}
+    weights = np.zeros((count, T), np.float32)
     for i, row in enumerate(rows):
         row["labels"] = shift_labels(row["labels"], row["segments"])
+        weights[i, : len(row["ids"])] = answer_weights(row["labels"], row["segments"])
         for name in out:
             out[name][i, : len(row[name])] = row[name]
     return {
@@ -180,6 +192,7 @@ def make_batch(plan: BatchPlan, tokenizer: Tokenizer, number: int) -> dict[str, 
         "position_ids": torch.from_numpy(out["positions"]),
         "segments": torch.from_numpy(out["segments"]),
         "labels": torch.from_numpy(out["labels"]),
+        "weights": torch.from_numpy(weights),
         "cells": torch.from_numpy(out["cells"]),
     }
 

@@ -16,6 +16,7 @@ from .scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, atlas_info
 
 TASKS = ("dense_caption", "detect", "caption", "answer")
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
+QUESTION_SHARES = (0.12, 0.22, 0.08, 0.26, 0.26, 0.06)
 QUESTION_KINDS = ("what", "how_many", "colour", "yes_no", "where", "background")
 PLURALS = {"fish": "fish", "butterfly": "butterflies", "strawberry": "strawberries", "bus": "buses", "cactus": "cacti"}
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
@@ -88,7 +89,7 @@ def make_example(scene: Scene, rng: np.random.Generator, task: str, bins: int, k
         return Example(task, prompt, detection(scene, phrases, bins), tuple(phrases))
     if task == "answer":
         for _ in range(20):
-            chosen = kind or QUESTION_KINDS[int(rng.choice(len(QUESTION_KINDS), p=[0.2, 0.2, 0.15, 0.2, 0.2, 0.05]))]
+            chosen = kind or QUESTION_KINDS[int(rng.choice(len(QUESTION_KINDS), p=QUESTION_SHARES))]
             asked = _question(scene, rng, chosen)
             if asked is not None:
                 return Example(f"answer:{chosen}", *asked)

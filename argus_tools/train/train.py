@@ -39,12 +39,12 @@ class TrainState:
     seconds: float = 0.0
 
 
-def batch_losses(model, batch: dict, total: int, cell_total: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The losses of a part of a batch, as shares of the whole batch's means.
+def batch_losses(model, batch: dict, totals: dict) -> dict[str, torch.Tensor]:
+    """The losses of a part of a batch, as shares of the whole batch's means, `totals` being `batch_totals` of that.
 
     batch: as `make_batch` returns it. Only positions with a label go through the output head.
-    Returns Equation 1 (the sum over assistant tokens divided by `total`, the whole batch's), and the same for naming,
-    at each visual token, what lies there (divided by `cell_total`); this is 0 where the batch has no such labels.
+    Returns "answers" (Equation 1, each token by its weight), "loss" (Equation 1 as it stands, to look at), and "cells"
+    (naming, at each visual token, what lies there; 0 where the batch has no such labels).
     """
     mask = attention_pattern(batch["segments"])
     if model.config.text_config._attn_implementation == "eager":
@@ -57,12 +57,22 @@ def batch_losses(model, batch: dict, total: int, cell_total: int) -> tuple[torch
         use_cache=False,
     ).last_hidden_state
 
-    def mean(labels, count):
+    def tokens(labels):
         wanted = labels != IGNORED
-        logits = model.lm_head(hidden[wanted]).float()
-        return F.cross_entropy(logits, labels[wanted], reduction="sum") / count
+        return wanted, F.cross_entropy(model.lm_head(hidden[wanted]).float(), labels[wanted], reduction="none")
 
-    return mean(batch["labels"], total), mean(batch["cells"], cell_total)
+    wanted, answers = tokens(batch["labels"])
+    return {
+        "answers": (answers * batch["weights"][wanted]).sum() / totals["weights"],
+        "loss": answers.detach().sum() / totals["labels"],
+        "cells": tokens(batch["cells"])[1].sum() / totals["cells"],
+    }
+
+
+def batch_totals(batch: dict) -> dict[str, float]:
+    """What the means of `batch_losses` divide by."""
+    labels, cells = (int((batch[name] != IGNORED).sum()) for name in ("labels", "cells"))
+    return {"labels": labels, "weights": float(batch["weights"].sum()), "cells": max(1, cells)}
 
 
 def split_batch(batch: dict, parts: int) -> list[dict]:
@@ -83,15 +93,14 @@ def train_step(
 
     The gradients of the parts are summed: with one or two workers the order cannot change the result.
     """
-    total = int((batch["labels"] != IGNORED).sum())
-    cell_total = max(1, int((batch["cells"] != IGNORED).sum()))
+    totals = batch_totals(batch)
 
     def part(piece):
         # Autocast is a property of the thread.
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            answers, cells = batch_losses(model, piece, total, cell_total)
-        (answers + cell_weight * cells).backward()
-        return answers.item(), cells.item()
+            losses = batch_losses(model, piece, totals)
+        (losses["answers"] + cell_weight * losses["cells"]).backward()
+        return losses["loss"].item(), losses["cells"].item()
 
     pieces = split_batch(batch, workers)
     losses = list(pool.map(part, pieces)) if pool else [part(piece) for piece in pieces]
@@ -100,8 +109,8 @@ def train_step(
         group["lr"] = learning_rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    answers, cells = (sum(values) for values in zip(*losses))
-    return {"loss": answers, "cell_loss": cells, "grad_norm": float(norm)}
+    loss, cells = (sum(values) for values in zip(*losses))
+    return {"loss": loss, "cell_loss": cells, "grad_norm": float(norm)}
 
 
 def make_optimizer(model, weight_decay: float = 0.05) -> torch.optim.AdamW:

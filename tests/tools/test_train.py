@@ -130,7 +130,7 @@ def test_a_branch_is_worth_the_same_alone(tokenizer, config):
     model = build_nano(tokenizer, config).eval()
     batch = make_batch(dataclasses.replace(PLAN, scenes=1), tokenizer, 0)
     segments, labels = batch["segments"][0], batch["labels"][0]
-    packed = batch_losses(model, batch, 1, 1)[0].item()
+    packed = batch_losses(model, batch, {"labels": 1, "weights": 1, "cells": 1})["loss"].item()
     apart = 0.0
     for number in range(1, int(segments.max()) + 1):
         keep = (segments == 0) | (segments == number)
@@ -140,6 +140,15 @@ def test_a_branch_is_worth_the_same_alone(tokenizer, config):
         apart += torch.nn.functional.cross_entropy(row[wanted], labels[keep][wanted], reduction="sum").item()
     assert packed == pytest.approx(apart, rel=1e-4)
     assert attention_pattern(batch["segments"]).any(-1).all()
+
+
+def test_an_answer_counts_by_the_root_of_its_length(tokenizer):
+    batch = make_batch(PLAN, tokenizer, 0)
+    labels, segments, weights = (batch[name][0] for name in ("labels", "segments", "weights"))
+    assert ((weights > 0) == (labels != IGNORED)).all()
+    for number in range(1, int(segments.max()) + 1):
+        length = int(((segments == number) & (labels != IGNORED)).sum())
+        assert weights[segments == number].sum().item() == pytest.approx(length**0.5, rel=1e-5)
 
 
 def test_visual_tokens_are_named_by_what_lies_there(tokenizer):
