@@ -1,8 +1,8 @@
 """The one strict way in for every kind of image: whatever comes, uint8 RGB [3, H, W] upright comes out, decoded once.
 
 Nothing is guessed silently: EXIF orientation is always applied, transparency always goes to white, 16-bit grey always
-to 8 bits, and what has no single meaning (channel order that cannot be told, values out of range) is refused with its
-values.
+to 8 bits, and what has no single meaning (channel order that cannot be told, values between two scales) is refused
+with its values.
 """
 
 import base64
@@ -22,6 +22,7 @@ MAX_DOWNLOAD_BYTES = 128 * 1024 * 1024
 DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer
 
 _CHANNELS = (1, 3, 4)
+_FLOAT_TOLERANCE = 1e-3  # how far float values may lie outside of their scale by rounding alone
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,7 +46,8 @@ def load_image(
 
     Args:
         image: PIL image; numpy array or torch tensor [H, W], [H, W, C] or [C, H, W] with C 1, 3 or 4 (uint8, bool,
-            integers 0..255, uint16 0..65535, floats 0..1 or 0..255); encoded bytes; path; http(s) URL; base64 data URL.
+            integers 0..255, uint16 0..65535, floats); encoded bytes; path; http(s) URL; base64 data URL. Floats are
+            fractions if none is above 1 (also if all are 0 or 1), and levels 0..255 if the largest is at least 2.
         what: how errors name the image.
         input_data_format: "channels_first" or "channels_last", for arrays whose shape does not tell.
         convert_rgb: False refuses images that are not RGB instead of converting them.
@@ -291,14 +293,27 @@ def _to_uint8(tensor, what):
             tensor = tensor.float()
         if not bool(torch.isfinite(tensor).all()):
             raise ImageInputError(f"{what} holds NaN or infinite values.")
-    low, high = float(tensor.min()), float(tensor.max())
+        return _floats_to_uint8(tensor, what)
+    low, high = int(tensor.min()), int(tensor.max())
     if low < 0 or high > 255:
-        kind = "floats in [0, 1] or [0, 255]" if tensor.is_floating_point() else "integers in [0, 255]"
-        hint = " (is it normalised already?)" if low < 0 and tensor.is_floating_point() else ""
-        raise ImageInputError(f"{what} holds values in [{low:g}, {high:g}]{hint}; expected {kind}.")
-    if tensor.is_floating_point():
-        tensor = (tensor * 255 if high <= 1 else tensor).round()
+        raise ImageInputError(f"{what} holds values in [{low}, {high}]; expected integers in [0, 255].")
+    if high == 1:
+        raise ImageInputError(
+            f"{what} is an array of {tensor.dtype} that holds only 0 and 1: a mask, or almost black levels? "
+            "Pass a mask as bool, levels as uint8."
+        )
     return tensor.to(torch.uint8)
+
+
+def _floats_to_uint8(tensor, what):
+    """Fractions or levels, told apart by the largest value. A resize that overshoots 1 must not turn black."""
+    low, high = float(tensor.min()), float(tensor.max())
+    if low < -_FLOAT_TOLERANCE or 1 + _FLOAT_TOLERANCE < high < 2 or high > 255 + _FLOAT_TOLERANCE:
+        raise ImageInputError(
+            f"{what} holds floats in [{low:g}, {high:g}]; expected [0, 1] or [0, 255]. "
+            "Clip them (a resize overshoots), undo a normalisation, or pass uint8."
+        )
+    return (tensor * 255 if high < 2 else tensor).clamp(0, 255).round().to(torch.uint8)
 
 
 def _sixteen_to_eight_bit(levels):

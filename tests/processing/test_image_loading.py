@@ -189,6 +189,16 @@ def test_boolean_arrays_are_black_and_white():
     assert torch.equal(load_image(GREY > 127), load_image(Image.fromarray(GREY > 127)))
 
 
+def test_floats_are_fractions_up_to_one_and_levels_from_two():
+    ramp = torch.linspace(0, 1, H * W).view(H, W)
+    rounded = (ramp * 1.002 - 0.0005).clamp(max=1.0009)  # outside of [0, 1] by rounding alone
+    assert load_image(rounded).min() == 0 and load_image(rounded).max() == 255
+    assert load_image((ramp > 0.5).float()).unique().tolist() == [0, 255]
+    assert load_image(ramp * 2).unique().tolist() == [0, 1, 2]
+    assert load_image(torch.zeros(H, W)).max() == 0
+    assert load_image(np.zeros((H, W), np.int64)).max() == 0
+
+
 # --- EXIF -----------------------------------------------------------------------------------------------------------
 
 
@@ -251,8 +261,13 @@ BIG_PNG = encode(Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 
 REFUSED = {
     "nan": (np.full((H, W, 3), np.nan), "NaN or infinite"),
     "infinite": (torch.full((3, H, W), torch.inf), "NaN or infinite"),
-    "normalised": (torch.linspace(-1, 1, 3 * H * W).view(3, H, W), r"\[-1, 1\] \(is it normalised already\?\)"),
-    "too large floats": (np.full((H, W), 300.0), r"\[300, 300\].*expected floats in \[0, 1\] or \[0, 255\]"),
+    "normalised": (torch.linspace(-1, 1, 3 * H * W).view(3, H, W), r"\[-1, 1\].*undo a normalisation"),
+    "too large floats": (np.full((H, W), 300.0), r"\[300, 300\]; expected \[0, 1\] or \[0, 255\]"),
+    "overshooting floats": (np.linspace(0, 1.116, H * W).reshape(H, W), r"\[0, 1\.116\].*Clip them .*or pass uint8"),
+    "undershooting floats": (np.linspace(-0.04, 1, H * W).reshape(H, W), r"\[-0\.04, 1\].*Clip them"),
+    "undershooting levels": (torch.linspace(-3, 255, H * W).view(H, W), r"\[-3, 255\].*Clip them"),
+    "integer mask": (np.eye(8, dtype=np.int64), "torch.int64 that holds only 0 and 1.*mask as bool, levels as uint8"),
+    "integer mask tensor": (torch.eye(8, dtype=torch.int32), "only 0 and 1"),
     "too large integers": (np.full((H, W), 256), r"\[256, 256\]; expected integers in \[0, 255\]"),
     "negative integers": (np.full((H, W), -1, dtype=np.int16), r"\[-1, -1\]"),
     "huge unsigned": (np.full((H, W), 2**63, dtype=np.uint64), "expected integers"),
