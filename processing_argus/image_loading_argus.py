@@ -154,7 +154,7 @@ def _from_pil(image, what, convert_rgb):
     _check_size(image.height, image.width, what)
     try:
         image.load()
-        is_file = image.format is not None
+        file_format = image.format  # gone after transpose
         orientation = _orientation(image)
         if orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[orientation])
@@ -163,7 +163,7 @@ def _from_pil(image, what, convert_rgb):
         if not convert_rgb:
             raise ImageInputError(f"{what} has mode {image.mode}, not RGB, and do_convert_rgb is False.")
         if image.mode.startswith("I") or image.mode == "F":
-            return _from_tensor(_grey_levels(image, what, is_file), what, "channels_first", convert_rgb)
+            return _from_tensor(_grey_levels(image, what, file_format), what, "channels_first", convert_rgb)
         if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
             image = _on_white(image)
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
@@ -187,21 +187,23 @@ def _on_white(image):
     return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
 
 
-def _grey_levels(image, what, is_file):
-    """I;16 is 16-bit by name; I (32-bit) is 16-bit if it came from a file or its values say so; F is a float array."""
+def _grey_levels(image, what, file_format):
+    """I;16 is 16-bit by name; I (32-bit) if its values or its file say so, and else nobody can tell; F is floats."""
     grey = np.array(image)
-    if image.mode == "I":
-        low, high = int(grey.min()), int(grey.max())
-        if low < 0 or high > 65535:
-            raise ImageInputError(
-                f"{what} has mode I with values in [{low}, {high}]; expected 8-bit or 16-bit grey levels."
-            )
-        sixteen_bit = high > 255 or is_file
-    else:
-        sixteen_bit = image.mode != "F"
-    if sixteen_bit:
-        grey = _sixteen_to_eight_bit(torch.from_numpy(grey.astype(np.int32)))
-    return torch.as_tensor(grey)[None]
+    if image.mode == "F":
+        return torch.as_tensor(grey)[None]
+    low, high = int(grey.min()), int(grey.max())
+    if low < 0 or high > 65535:
+        raise ImageInputError(
+            f"{what} has mode {image.mode} with values in [{low}, {high}]; expected 16-bit grey levels."
+        )
+    # Pillow reads 16-bit PNG and PGM files as mode I (some versions), 8-bit ones never.
+    if image.mode == "I" and 0 < high <= 255 and file_format not in ("PNG", "PPM"):
+        raise ImageInputError(
+            f"{what} has mode I with values up to {high}: 8-bit levels, or an almost black 16-bit image? "
+            "Pass levels as mode L, a 16-bit image as mode I;16."
+        )
+    return _sixteen_to_eight_bit(torch.from_numpy(grey.astype(np.int32)))[None]
 
 
 # --- arrays ---------------------------------------------------------------------------------------------------------

@@ -174,9 +174,20 @@ def test_sixteen_bit_grey_is_scaled():
     assert torch.equal(load_image(Image.fromarray(levels.astype(">u2"))), expected)
 
 
+def test_a_dark_sixteen_bit_image_stays_dark_or_is_refused():
+    dark = Image.fromarray(GREY.astype(np.uint16))
+    assert load_image(dark).max() == load_image(encode(dark)).max() == 1
+    with pytest.raises(ImageInputError, match=r"mode I with values up to 255.*mode L.*mode I;16"):
+        load_image(dark.convert("I"))
+    file = Image.fromarray(GREY.astype(np.int32))
+    file.format = "PNG"  # as some versions of Pillow open 16-bit files
+    assert torch.equal(load_image(file), load_image(dark))
+    assert load_image(Image.new("I", (4, 4))).max() == 0
+
+
 def test_eight_bit_levels_in_wide_modes():
     expected = torch.from_numpy(GREY.copy()).expand(3, H, W)
-    assert torch.equal(load_image(Image.fromarray(GREY.astype(np.int32))), expected)
+    assert torch.equal(load_image(GREY.astype(np.int32)), expected)
     assert torch.equal(load_image(Image.fromarray(GREY.astype(np.float32))), expected)
     assert torch.equal(load_image(Image.fromarray(GREY.astype(np.float32) / 255)), expected)
     assert torch.equal(load_image(GREY), expected)
