@@ -18,7 +18,7 @@ DEFAULT_NUM_LOCATION_BINS = 1000
 # [0-9], not \d (which matches other scripts' digits), and bounded (int() refuses thousands of digits).
 _LOCATION_TOKEN = re.compile(r"<loc_(0|[1-9][0-9]{0,8})>")
 _LOCATION_RUN = re.compile(rf"{_LOCATION_TOKEN.pattern}(?:\s*{_LOCATION_TOKEN.pattern})*")
-_PLAIN_REGION = re.compile(r"\s*\[" + r"\s*,".join([r"\s*([0-9]{1,9})"] * 4) + r"\s*\](.*)", re.DOTALL)
+_PLAIN_BOX = re.compile(r"\[" + r"\s*,".join([r"\s*([0-9]{1,9})"] * 4) + r"\s*\]")
 
 
 def location_token(index: int) -> str:
@@ -114,7 +114,7 @@ class LocationVocabulary:
         """The text that a model is trained to write: each box and then its caption, in the order given.
 
         White space in a caption is collapsed to single spaces. Raises ValueError for an empty caption, one that holds
-        a location token, and for different numbers of boxes and captions.
+        a box or a location token, and for different numbers of boxes and captions.
         """
         boxes, captions = list(boxes), [" ".join(c.split()) for c in captions]
         if len(boxes) != len(captions):
@@ -122,6 +122,8 @@ class LocationVocabulary:
         for caption in captions:
             if not caption or _LOCATION_TOKEN.search(caption):
                 raise ValueError(f"The caption {caption!r} is empty or holds a location token.")
+            if self.box_format == "plain_text" and _PLAIN_BOX.search(caption):
+                raise ValueError(f"The caption {caption!r} holds a box, which could not be told from the next region.")
         encoded = [self.encode_box(box, image_size) for box in boxes]
         if self.box_format == "plain_text":
             return "\n".join(f"{box} {caption}" for box, caption in zip(encoded, captions))
@@ -151,28 +153,32 @@ class LocationVocabulary:
         return max(bins) < self.num_location_bins and x1 <= x2 and y1 <= y2
 
     def _token_spans(self, text):
-        """Yields (start, end, bins or None, caption): the text cut at every group of four location tokens."""
+        """Yields (start, end, bins or None, caption): the text cut at every group of four location tokens.
+
+        Of a run that is no multiple of four, the first tokens are the stray ones: a caption follows its box.
+        """
         runs = list(_LOCATION_RUN.finditer(text))
         yield (0, runs[0].start() if runs else len(text), None, "")
         for i, run in enumerate(runs):
             end = runs[i + 1].start() if i + 1 < len(runs) else len(text)
             tokens = list(_LOCATION_TOKEN.finditer(text, run.start(), run.end()))
-            if len(tokens) % 4:
-                yield (run.start(), end, None, "")
-                continue
-            for j in range(0, len(tokens), 4):  # of several boxes in a row, only the last one has the caption
+            strays = len(tokens) % 4
+            yield (run.start(), tokens[strays].start() if strays < len(tokens) else end, None, "")
+            for j in range(strays, len(tokens), 4):  # of several boxes in a row, only the last one has the caption
                 y1, x1, y2, x2 = (int(t.group(1)) for t in tokens[j : j + 4])
                 is_last = j + 4 == len(tokens)
                 piece_end = end if is_last else tokens[j + 4].start()
                 yield (tokens[j].start(), piece_end, (x1, y1, x2, y2), text[run.end() : end].strip() if is_last else "")
 
     def _plain_spans(self, text):
-        """Yields (start, end, bins or None, caption) for every line."""
+        """Yields (start, end, bins or None, caption): every line, cut at each box in it."""
         start = 0
         for line in text.split("\n"):
-            match = _PLAIN_REGION.fullmatch(line)
-            bins = tuple(int(v) for v in match.groups()[:4]) if match else None
-            yield (start, start + len(line), bins, match.group(5).strip() if match else "")
+            boxes = list(_PLAIN_BOX.finditer(line))
+            yield (start, start + (boxes[0].start() if boxes else len(line)), None, "")
+            for i, box in enumerate(boxes):
+                end = boxes[i + 1].start() if i + 1 < len(boxes) else len(line)
+                yield (start + box.start(), start + end, tuple(map(int, box.groups())), line[box.end() : end].strip())
             start += len(line) + 1
 
 

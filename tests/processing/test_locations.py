@@ -112,6 +112,13 @@ def test_the_two_formulations_read_as_the_paper_writes_them():
         ("<loc_5><loc_1><loc_2><loc_2>upside down", [], ["<loc_5><loc_1><loc_2><loc_2>upside down"]),
         ("<loc_1><loc_1><loc_2><loc_10>out of range", [], ["<loc_1><loc_1><loc_2><loc_10>out of range"]),
         ("<loc_1><loc_1><loc_2><loc_2><loc_3><loc_3><loc_3><loc_3>x", ["x"], ["<loc_1><loc_1><loc_2><loc_2>"]),
+        ("<loc_9><loc_1><loc_2><loc_3><loc_4>dog", ["dog"], ["<loc_9>"]),
+        (
+            "<loc_1><loc_2><loc_3><loc_4>dog<loc_9><loc_9><loc_9><loc_1><loc_2><loc_3><loc_4>cat",
+            ["dog", "cat"],
+            ["<loc_9><loc_9><loc_9>"],
+        ),
+        ("<loc_9>" + "<loc_1><loc_2><loc_3><loc_4>" * 2 + "dog", ["dog"], ["<loc_9>", "<loc_1><loc_2><loc_3><loc_4>"]),
         ("a dog in the grass", [], ["a dog in the grass"]),
         ("", [], []),
     ],
@@ -128,6 +135,14 @@ def test_plain_text_is_read_line_by_line():
     )
     assert [(r.bins, r.caption) for r in regions] == [((1, 2, 3, 4), "a dog")]
     assert rest == ["hm", "[ 0, 0, 9, 10] too far", "[3, 1, 1, 4] x"]
+
+
+def test_a_line_of_plain_text_is_cut_at_each_box():
+    text = "So: [1, 2, 3, 4] dog [5, 6] [5, 6, 7, 8] cat [9, 9, 9, 10] far [1, 1, 1, 1]"
+    regions, rest = LocationVocabulary(10, "plain_text").parse(text)
+    assert [(r.bins, r.caption) for r in regions] == [((1, 2, 3, 4), "dog [5, 6]"), ((5, 6, 7, 8), "cat")]
+    assert [text[r.start : r.end].strip() for r in regions] == ["[1, 2, 3, 4] dog [5, 6]", "[5, 6, 7, 8] cat"]
+    assert rest == ["So:", "[9, 9, 9, 10] far", "[1, 1, 1, 1]"]
 
 
 def test_outside_coordinates_are_clamped():
@@ -153,3 +168,5 @@ def test_impossible_arguments_are_refused():
     for caption in ("  ", "a <loc_3>"):
         with pytest.raises(ValueError, match="caption"):
             LocationVocabulary(10).encode_regions([(0, 0, 1, 1)], [caption], (10, 10))
+    with pytest.raises(ValueError, match="holds a box"):
+        LocationVocabulary(10, "plain_text").encode_regions([(0, 0, 1, 1)], ["a [1,2, 3, 4]"], (10, 10))
