@@ -8,7 +8,7 @@ import numbers
 
 import torch
 
-from .locations_argus import LocationVocabulary
+from .locations_argus import LocationVocabulary, is_location_token
 
 
 def read_regions(tokenizer, vocabulary: LocationVocabulary, outputs, image_sizes, scores, text_key: str) -> list[dict]:
@@ -47,9 +47,11 @@ def read_regions(tokenizer, vocabulary: LocationVocabulary, outputs, image_sizes
 def decode_with_spans(tokenizer, ids: list[int]) -> tuple[str, list[tuple[int, int, int]]]:
     """The text of the ids, special tokens left out, and (place of the token, first character, end) for each one kept.
 
-    Ids outside of the vocabulary (-100 in labels) are left out too.
+    Location tokens are kept even where the tokenizer holds them as special ones. Ids outside of the vocabulary (-100 in
+    labels) are left out too.
     """
-    special, size = set(tokenizer.all_special_ids), len(tokenizer)
+    names = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens)
+    special, size = {token for token, name in names if not is_location_token(name)}, len(tokenizer)
     kept = [place for place, token in enumerate(ids) if 0 <= token < size and token not in special]
     text, spans, pending = "", [], []
     for place in kept:

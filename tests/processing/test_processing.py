@@ -535,6 +535,18 @@ def test_dense_captioning_gives_boxes_in_pixels_of_each_image(processor):
     assert again[0]["labels"] == captions and torch.equal(again[0]["boxes"], first["boxes"])
 
 
+def test_location_tokens_that_are_special_ones_are_read_too():
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [*tokenizer.all_special_tokens, *(f"<loc_{i}>" for i in range(10))]}
+    )
+    processor = build_processor(num_location_bins=10, tokenizer=tokenizer)
+    assert tokenizer.convert_tokens_to_ids("<loc_3>") in tokenizer.all_special_ids
+    ids = generated(processor, "<loc_1><loc_2><loc_3><loc_4>dog")
+    (result,) = processor.post_process_detection(ids, [(10, 10)])
+    assert result["labels"] == ["dog"] and result["boxes"].tolist() == [[2.5, 1.5, 4.5, 3.5]]
+
+
 def test_scores_are_mean_probabilities_of_a_regions_tokens(processor):
     ids = generated(processor, "Oh <loc_1><loc_1><loc_2><loc_2>cat<loc_3><loc_3><loc_4><loc_4>a dog")[0].tolist()
     tokens = processor.tokenizer.convert_ids_to_tokens(ids)
