@@ -13,6 +13,8 @@ from .image_loading_argus import ImageInputError
 
 logger = logging.get_logger(__name__)
 
+_NO_LIMIT = 1e20  # transformers writes 1e30 as the model_max_length of tokenizers without a limit
+
 
 @dataclass
 class Row:
@@ -178,10 +180,13 @@ def truncate(row: Row, max_length: int, side: str, number: int) -> None:
 
 
 def padded_length(tokenizer, rows: list[Row], padding, max_length: int | None, multiple: int | None) -> int | None:
-    """The length that all rows are padded to, or None for no padding. `padding` is as in transformers' tokenizers."""
+    """The length that all rows are padded to, or None for no padding. `padding` is as in transformers' tokenizers:
+    "max_length" without a max_length is the model's, and the longest row's where the model has no limit."""
     padding = getattr(padding, "value", padding)
     if padding in (False, None, "do_not_pad"):
         return None
+    if max_length is None and tokenizer.model_max_length <= _NO_LIMIT:
+        max_length = tokenizer.model_max_length
     if padding == "max_length" and max_length is not None:
         length = max_length
     elif padding in (True, "longest", "max_length"):

@@ -461,6 +461,15 @@ def test_padding_and_truncation_as_in_transformers(processor):
         no_pad(text=texts, padding=True)
 
 
+def test_padding_to_max_length_without_one_is_to_the_models():
+    processor = build_processor()
+    texts = ["a b c d e f g", "a b"]
+    assert processor(text=texts, padding="max_length") == processor(text=texts, padding=True)  # no limit
+    processor.tokenizer.model_max_length = 20
+    ours, theirs = (call(text=texts, padding="max_length") for call in (processor, processor.tokenizer))
+    assert ours["input_ids"] == theirs["input_ids"] and len(ours["input_ids"][1]) == 20
+
+
 def test_truncation_may_cut_text_but_no_image(processor):
     inputs = processor(images=image(30, 30), text="a<image>b c d e f", truncation=True, max_length=9)
     assert len(inputs["input_ids"][0]) == 9
