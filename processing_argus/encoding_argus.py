@@ -116,7 +116,10 @@ def inside_runs(row: Row) -> list[int]:
 
 
 def flatten_images(images) -> tuple[list, list[int] | None]:
-    """One image, a flat list or a list per prompt -> (flat list, images per prompt or None if flat)."""
+    """One image, a 4-D batch, a flat list or a list per prompt -> (flat list, images per prompt or None if flat).
+
+    Raises ImageInputError for a mixed list and where one place holds several images: each has one marker.
+    """
     if images is None:
         return [], None
     if getattr(images, "ndim", None) == 4:
@@ -125,11 +128,22 @@ def flatten_images(images) -> tuple[list, list[int] | None]:
         return [images], None
     is_group = [image is None or isinstance(image, (list, tuple)) for image in images]
     if not any(is_group):
-        return list(images), None
+        return [_single(image, f"images[{i}]") for i, image in enumerate(images)], None
     if not all(is_group):
         raise ImageInputError("images mixes single images and lists: give a flat list, or one list per prompt.")
     groups = [list(group or []) for group in images]
-    return [image for group in groups for image in group], [len(group) for group in groups]
+    flat = [_single(image, f"images[{i}][{j}]") for i, group in enumerate(groups) for j, image in enumerate(group)]
+    return flat, [len(group) for group in groups]
+
+
+def _single(image, what: str):
+    if isinstance(image, (list, tuple)):
+        given = f"a {type(image).__name__} of {len(image)} items"
+    elif getattr(image, "ndim", None) == 4:
+        given = f"a batch of shape {tuple(image.shape)}"
+    else:
+        return image
+    raise ImageInputError(f"{what} is {given}, but stands for one image: give each its own place (and marker).")
 
 
 def check_counts(image_token: str, markers: list[int], num_images: int, per_prompt: list[int] | None) -> None:

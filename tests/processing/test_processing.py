@@ -24,7 +24,7 @@ from tiny_text import (
 )
 from transformers import AutoImageProcessor, AutoProcessor, pipeline
 
-from processing_argus import ArgusProcessor, LocationVocabulary
+from processing_argus import ArgusProcessor, ImageInputError, LocationVocabulary
 from processing_argus.compat_processing_argus import portable_tokenizer_config
 from processing_argus.prompt_layout_argus import PromptLayout
 
@@ -386,6 +386,20 @@ def test_flat_images_are_dealt_by_markers_and_nested_ones_stay(processor):
     one = processor(images=pictures[0], text="<image>")
     stacked = processor(images=torch.stack([torch.zeros(3, 30, 30, dtype=torch.uint8)] * 2), text="<image><image>")
     assert one["num_patches"].tolist() == [1] and stacked["num_patches"].tolist() == [1, 1]
+
+
+def test_one_place_holds_one_image(processor):
+    picture = np.asarray(image(30, 30))
+    texts = ["<image>x", "<image>y"]
+    with pytest.raises(ImageInputError, match=r"images\[0\]\[0\] is a list of 2 items, .* one image"):
+        processor(text=texts, images=[[[picture, picture]], [picture]])
+    with pytest.raises(ImageInputError, match=r"images\[1\]\[0\] is a batch of shape \(2, 30, 30, 3\)"):
+        processor(text=texts, images=[[picture], [np.stack([picture] * 2)]])
+    with pytest.raises(ImageInputError, match=r"images\[1\] is a batch"):
+        processor(text=texts, images=[picture, torch.zeros(2, 3, 30, 30, dtype=torch.uint8)])
+    for several in ([picture] * 2, np.stack([picture] * 2), []):
+        with pytest.raises(ImageInputError, match=r"images\[0\]\[1\] is a "):
+            processor.apply_chat_template([user(picture, "x", several)], tokenize=True)
 
 
 @pytest.mark.parametrize("texts, counts, message", [
