@@ -19,7 +19,7 @@ from .tokenizer import BOS, EOS, IMAGE, IMAGE_END, IMAGE_START
 IGNORED = -100
 # Grids of the multi-tile share, (rows, columns); each has a thumbnail after its tiles.
 GRIDS = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))
-BRANCHES = ("dense_caption", "detect", "caption", "answer", "answer", "answer")
+BRANCHES = ("dense_caption", "detect", "detect", "caption", "answer", "answer", "answer")
 
 
 @dataclass(frozen=True)

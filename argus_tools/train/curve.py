@@ -30,7 +30,7 @@ def draw_curve(log: str | Path, out: str | Path) -> None:
     for tick in range(5):
         scenes = most * tick / 4
         draw.text((place(scenes, 0)[0], bottom + 8), f"{scenes / 1000:.0f}k", fill="black", anchor="ma")
-    draw.text(((left + right) / 2, SIZE[1] - 16), "scenes seen (five exchanges each)", fill="black", anchor="ma")
+    draw.text(((left + right) / 2, SIZE[1] - 16), "scenes seen", fill="black", anchor="ma")
     for row, (name, (label, colour)) in enumerate(SERIES.items()):
         points = [place(line["scenes"], line[name]) for line in _smoothed(lines, name)]
         if len(points) > 1:

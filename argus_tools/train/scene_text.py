@@ -16,7 +16,7 @@ from .scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, atlas_info
 
 TASKS = ("dense_caption", "detect", "caption", "answer")
 NUMBERS = ("zero", "one", "two", "three", "four", "five")
-QUESTION_SHARES = (0.12, 0.22, 0.08, 0.26, 0.26, 0.06)
+QUESTION_SHARES = (0.11, 0.2, 0.07, 0.26, 0.26, 0.1)
 QUESTION_KINDS = ("what", "how_many", "colour", "yes_no", "where", "background")
 PLURALS = {"fish": "fish", "butterfly": "butterflies", "strawberry": "strawberries", "bus": "buses", "cactus": "cacti"}
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")

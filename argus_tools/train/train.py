@@ -246,7 +246,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; started again, the run goes on")
     parser.add_argument("--minutes", type=float, help="stop after so much training time")
     parser.add_argument("--max-steps", type=int)
-    parser.add_argument("--batch", type=int, default=16, help="scenes a step, five exchanges about each")
+    parser.add_argument("--batch", type=int, default=16, help="scenes a step, seven exchanges about each")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="threads of arithmetic")
