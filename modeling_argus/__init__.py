@@ -7,9 +7,10 @@ A hub repository holds this folder's other files, flat; there `auto_map` does wh
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 
+from .base_argus import ArgusPreTrainedModel
 from .configuration_argus import ArgusConfig, ArgusTextConfig, ArgusVisionConfig
 from .connector_argus import ArgusConnector
-from .modeling_argus import ArgusForConditionalGeneration, ArgusModel, ArgusPreTrainedModel
+from .modeling_argus import ArgusForConditionalGeneration, ArgusModel
 from .text_argus import ArgusTextModel
 from .vision_argus import ArgusVisionModel
 

@@ -4,6 +4,8 @@ One class each covers every member: a shape is data in config.json, never code. 
 another (head sizes, tokens per tile) is a property here and is computed nowhere else.
 """
 
+import copy
+
 from transformers import PretrainedConfig
 
 
@@ -220,7 +222,7 @@ class ArgusConfig(PretrainedConfig):
         connector_type: "linear" is the paper's single layer; "mlp" is InternVL's LayerNorm and two layers.
         connector_bias: bias of the single layer ("mlp" always has biases).
         connector_hidden_act, connector_layer_norm_eps: of "mlp" alone.
-        tie_word_embeddings: the output head is the token embedding.
+        tie_word_embeddings: the output head is the token embedding; None takes the text configuration's word.
 
     Raises:
         ValueError: a factor that does not divide the patch grid, an image token outside the vocabulary, an unknown
@@ -240,7 +242,7 @@ class ArgusConfig(PretrainedConfig):
         connector_bias: bool = False,
         connector_hidden_act: str = "gelu",
         connector_layer_norm_eps: float = 1e-5,
-        tie_word_embeddings: bool = False,
+        tie_word_embeddings: bool | None = None,
         initializer_range: float = 0.02,
         pad_token_id: int | None = None,
         bos_token_id: int | None = None,
@@ -271,7 +273,8 @@ class ArgusConfig(PretrainedConfig):
         self.initializer_range = initializer_range
         super().__init__(**kwargs)
         # transformers 4 ties by the text config, 5 by this one: the two are kept equal. After super(), as above.
-        self.tie_word_embeddings = self.text_config.tie_word_embeddings = tie_word_embeddings
+        tied = self.text_config.tie_word_embeddings if tie_word_embeddings is None else tie_word_embeddings
+        self.tie_word_embeddings = self.text_config.tie_word_embeddings = tied
         self.pad_token_id, self.bos_token_id, self.eos_token_id = pad_token_id, bos_token_id, eos_token_id
 
     __eq__ = _same
@@ -287,7 +290,7 @@ def _sub_config(config, config_class):
         return config_class()
     if isinstance(config, dict):
         return config_class(**{key: value for key, value in config.items() if key != "model_type"})
-    return config
+    return copy.deepcopy(config)  # the caller's own stays as it is
 
 
 __all__ = ["ArgusConfig", "ArgusTextConfig", "ArgusVisionConfig"]

@@ -14,15 +14,15 @@ from torch import nn
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
-from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
+from .base_argus import ArgusPreTrainedModel
 from .compat_modeling_argus import is_first_iteration
 from .configuration_argus import ArgusConfig
 from .connector_argus import ArgusConnector
 from .tasks_argus import ArgusTasksMixin
 from .text_argus import ArgusTextModel
-from .vision_argus import ArgusVisionModel, init_weights
+from .vision_argus import ArgusVisionModel
 
 
 @dataclass
@@ -42,39 +42,6 @@ class ArgusCausalLMOutputWithPast(ModelOutput):
     hidden_states: tuple | None = None
     attentions: tuple | None = None
     image_hidden_states: torch.FloatTensor | None = None
-
-
-class ArgusPreTrainedModel(PreTrainedModel):
-    config_class = ArgusConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["ArgusVisionLayer", "ArgusTextLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
-    _can_compile_fullgraph = True
-
-    def _init_weights(self, module):
-        init_weights(module, self.config.initializer_range)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers, but a checkpoint that lacks a tensor is refused instead of filled with noise.
-
-        Raises:
-            ValueError: with the names of the missing tensors.
-        """
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        missing = sorted(info["missing_keys"])
-        if missing:
-            shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise ValueError(
-                f"the checkpoint {pretrained_model_name_or_path!r} lacks {len(missing)} tensors that "
-                f"{cls.__name__} needs: {shown}. It is incomplete, or of another model: "
-                "convert that with `argus convert`."
-            )
-        return (model, info) if output_loading_info else model
 
 
 class ArgusModel(ArgusPreTrainedModel):
@@ -108,15 +75,20 @@ class ArgusModel(ArgusPreTrainedModel):
 
     def image_token_mask(self, input_ids, inputs_embeds) -> torch.BoolTensor:
         """bool[B, T]: where image tokens stand, by id or, when only embeddings were passed, by their embedding."""
-        if input_ids is not None:
+        if input_ids is not None and (input_ids.shape[1] or inputs_embeds is None):
             return input_ids == self.config.image_token_id
         image_token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(image_token)).all(-1)
 
     def _check_images(self, mask: torch.BoolTensor, pixel_values: torch.Tensor | None) -> None:
         """Refuses tokens and tiles that do not match; one small read, before anything is launched."""
-        length = self.config.image_seq_length
-        tokens, tiles = mask.sum(-1).tolist(), 0 if pixel_values is None else pixel_values.shape[0]
+        length, tiles = self.config.image_seq_length, 0 if pixel_values is None else pixel_values.shape[0]
+        if torch.compiler.is_compiling():  # no values to show inside a graph
+            counts = mask.sum(-1)
+            matches = (counts.sum() == tiles * length) & (counts % length == 0).all()
+            torch._assert_async(matches, "image tokens and tiles do not match")
+            return
+        tokens = mask.sum(-1).tolist()
         if sum(tokens) != tiles * length or any(count % length for count in tokens):
             raise ValueError(
                 f"image tokens and tiles do not match: the rows hold {tokens} image tokens, {tiles} tiles of "
@@ -160,7 +132,7 @@ class ArgusModel(ArgusPreTrainedModel):
         # A single token with no pixels is a decoding step: nothing to look for.
         if pixel_values is not None or (input_ids is not None and input_ids.shape[1] > 1):
             mask = self.image_token_mask(input_ids, inputs_embeds)
-            if not torch.compiler.is_compiling() and mask.device.type != "meta":
+            if mask.device.type != "meta":
                 self._check_images(mask, pixel_values)
             if pixel_values is not None:
                 features = self.get_image_features(pixel_values, return_dict=True).pooler_output
@@ -268,7 +240,9 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusTasksMixin, Gener
                 raise ValueError(
                     f"labels are {list(labels.shape)}, the logits cover {list(logits.shape[:2])}; they must match."
                 )
-            if not torch.compiler.is_compiling() and labels.device.type != "meta" and (labels[:, 1:] == -100).all():
+            # With a count over several batches, as gradient accumulation has it, one of them may be empty.
+            may_be_empty = kwargs.get("num_items_in_batch") is not None or labels.device.type == "meta"
+            if not may_be_empty and not torch.compiler.is_compiling() and (labels[:, 1:] == -100).all():
                 raise ValueError(
                     f"all labels of this batch of {labels.shape[0]} rows are -100: there is no token to learn. "
                     "Keep the assistant's tokens in labels, or leave such rows out."
@@ -286,6 +260,8 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusTasksMixin, Gener
     # generate() looks for `inputs_embeds` in this very signature before it accepts embeddings.
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
         first = is_first_iteration(kwargs)
+        if first and self.training and self.get_decoder().gradient_checkpointing:
+            raise ValueError("gradient checkpointing keeps no cache: call model.eval() before generating.")
         mask = kwargs.get("attention_mask")
         if first and isinstance(mask, torch.Tensor) and mask.ndim == 2 and not mask[:, -1].all():
             rows = (mask[:, -1] == 0).nonzero().flatten().tolist()
@@ -346,4 +322,4 @@ def _images_per_row(num_patches: list[int], tiles_per_row: list[int]) -> list[in
     return counts
 
 
-__all__ = ["ArgusForConditionalGeneration", "ArgusModel", "ArgusPreTrainedModel"]
+__all__ = ["ArgusForConditionalGeneration", "ArgusModel"]

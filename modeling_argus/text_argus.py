@@ -14,12 +14,12 @@ from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 
+from .base_argus import ArgusPreTrainedModel
 from .compat_modeling_argus import causal_mask
 from .configuration_argus import ArgusTextConfig
-from .vision_argus import init_weights
 
 
 class ArgusRMSNorm(nn.Module):
@@ -35,17 +35,20 @@ class ArgusRMSNorm(nn.Module):
         x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * x.to(hidden_states.dtype)
 
+    def init_own_weights(self, std: float) -> None:
+        nn.init.ones_(self.weight)
 
-def rotary_frequencies(config: ArgusTextConfig, length, device) -> torch.Tensor:
-    """Inverse frequencies float32[head_dim / 2]; `length`, that of the sequence, matters to "dynamic" alone."""
+
+def rotary_frequencies(config: ArgusTextConfig, position_ids: torch.Tensor) -> torch.Tensor:
+    """Inverse frequencies float32[head_dim / 2]; the positions int64[B, T] matter to "dynamic" alone."""
     rope = config.rope_parameters
     theta, kind = rope["rope_theta"], rope["rope_type"]
     if kind == "dynamic":  # NTK-aware: past the trained length the base grows with the sequence
         longest, factor = config.max_position_embeddings, rope["factor"]
-        length = length.clamp(min=longest) if isinstance(length, torch.Tensor) else max(length, longest)
+        length = (position_ids.max() + 1).clamp(min=longest)
         theta = theta * (factor * length / longest - (factor - 1)) ** (config.head_dim / (config.head_dim - 2))
-    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.int64, device=device).float() / config.head_dim
-    frequencies = 1.0 / (theta**exponent)
+    indices = torch.arange(0, config.head_dim, 2, dtype=torch.int64, device=position_ids.device)
+    frequencies = 1.0 / (theta ** (indices.float() / config.head_dim))
     if kind == "llama3":  # long wavelengths are stretched, short ones kept, smoothly between
         low, high = rope["low_freq_factor"], rope["high_freq_factor"]
         turns = rope["original_max_position_embeddings"] * frequencies / (2 * torch.pi)
@@ -55,10 +58,10 @@ def rotary_frequencies(config: ArgusTextConfig, length, device) -> torch.Tensor:
 
 
 @torch.no_grad()
-def rotary_embeddings(config: ArgusTextConfig, position_ids: torch.Tensor, length, dtype) -> tuple:
+def rotary_embeddings(config: ArgusTextConfig, position_ids: torch.Tensor, dtype) -> tuple:
     """Cosines and sines float[B, 1, T, head_dim] of int64[B, T] positions, computed in fp32 whatever autocast says."""
     with torch.autocast(device_type=position_ids.device.type, enabled=False):
-        angles = position_ids[:, None, :, None].float() * rotary_frequencies(config, length, position_ids.device)
+        angles = position_ids[:, None, :, None].float() * rotary_frequencies(config, position_ids)
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -150,16 +153,11 @@ class ArgusTextLayer(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states)), weights
 
 
-class ArgusTextModel(PreTrainedModel):
+class ArgusTextModel(ArgusPreTrainedModel):
     """Token ids int64[B, T] or embeddings float[B, T, D] -> hidden states float[B, T, D]."""
 
     config_class = ArgusTextConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["ArgusTextLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
-    _can_compile_fullgraph = True
+    input_modalities = ("text",)
 
     def __init__(self, config: ArgusTextConfig):
         super().__init__(config)
@@ -168,9 +166,6 @@ class ArgusTextModel(PreTrainedModel):
         self.norm = ArgusRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
-
-    def _init_weights(self, module):
-        init_weights(module, self.config.initializer_range)
 
     def get_input_embeddings(self):
         return self.embed_tokens
@@ -231,7 +226,7 @@ class ArgusTextModel(PreTrainedModel):
         if position_ids is None:
             position_ids = cache_position.unsqueeze(0)
         mask = causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids, cache_position)
-        cos, sin = rotary_embeddings(self.config, position_ids, past + T, inputs_embeds.dtype)
+        cos, sin = rotary_embeddings(self.config, position_ids, inputs_embeds.dtype)
 
         x = inputs_embeds
         states, all_weights = (), ()

@@ -11,9 +11,10 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 
+from .base_argus import ArgusPreTrainedModel
 from .configuration_argus import ArgusVisionConfig
 
 
@@ -23,6 +24,14 @@ def eager_attention(module, query, key, value, attention_mask, scaling, dropout=
     weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = F.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def is_plain(module: nn.Module, kind: type) -> bool:
+    """Whether the weights of `module` may be used without calling it: it is no adapter around one, and nothing hooks
+    into its call, as accelerate does to bring offloaded weights in, and checkpointing to start adapters' gradients."""
+    return type(module) is kind and not (
+        module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
+    )
 
 
 # Not named *Attention: transformers decides by a regular expression over this file, and by a different one in each
@@ -78,17 +87,18 @@ class ArgusVisionLayer(GradientCheckpointingLayer):
         branch = self.mlp(self.layer_norm2(hidden_states))
         return hidden_states + (branch if self.layer_scale2 is None else self.layer_scale2 * branch), weights
 
+    def init_own_weights(self, std: float) -> None:
+        for scale in (self.layer_scale1, self.layer_scale2):
+            if scale is not None:
+                nn.init.constant_(scale, self.layer_scale_init_value)
 
-class ArgusVisionModel(PreTrainedModel):
+
+class ArgusVisionModel(ArgusPreTrainedModel):
     """Encodes each tile on its own: uint8[tiles, 3, S, S] -> float[tiles, N, D], class token dropped."""
 
     config_class = ArgusVisionConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["ArgusVisionLayer"]
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
-    _can_compile_fullgraph = True
 
     def __init__(self, config: ArgusVisionConfig):
         super().__init__(config)
@@ -105,8 +115,9 @@ class ArgusVisionModel(PreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def _init_weights(self, module):
-        init_weights(module, self.config.initializer_range)
+    def init_own_weights(self, std: float) -> None:
+        if self.class_embedding is not None:
+            nn.init.normal_(self.class_embedding, mean=0.0, std=std)
 
     def get_input_embeddings(self):
         return self.patch_embedding
@@ -154,45 +165,46 @@ class ArgusVisionModel(PreTrainedModel):
         )
 
     def _positions(self, device) -> torch.Tensor:
-        if not hasattr(self.position_embedding, "_hf_hook"):
+        if is_plain(self.position_embedding, nn.Embedding):
             return self.position_embedding.weight
-        # accelerate brings an offloaded weight in only when its module is called
-        return self.position_embedding(torch.arange(self.position_embedding.num_embeddings, device=device))
+        config = self.config
+        return self.position_embedding(
+            torch.arange(config.patches_per_side**2 + int(config.use_class_token), device=device)
+        )
 
     def _embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        config, conv = self.config, self.patch_embedding
-        S, P, side = config.image_size, config.patch_size, config.patches_per_side
-        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (config.num_channels, S, S):
+        """Tiles, uint8 or normalised already -> float[tiles, N, D]."""
+        C, S = self.config.num_channels, self.config.image_size
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (C, S, S):
             raise ValueError(
-                f"pixel_values must be [tiles, {config.num_channels}, {S}, {S}], all tiles of the batch in one flat "
+                f"pixel_values must be [tiles, {C}, {S}, {S}], all tiles of the batch in one flat "
                 f"dimension, got {list(pixel_values.shape)}. ArgusImageProcessor makes them so."
             )
-        # A wrapped convolution (LoRA) or one whose weights an accelerate hook brings in has to be called as a module.
-        plain = type(conv) is nn.Conv2d and not hasattr(conv, "_hf_hook")
-        if pixel_values.dtype == torch.uint8 and plain:
-            pixels = pixel_values[..., : side * P, : side * P].reshape(-1, config.num_channels, side, P, side, P)
-            patches = pixels.permute(0, 2, 4, 1, 3, 5).reshape(-1, side * side, config.num_channels * P * P)
-            weight, bias = self._fold()
-            return F.linear(patches.to(weight.dtype) - 128, weight, bias)
-        if pixel_values.dtype == torch.uint8:
+        if pixel_values.is_floating_point():
+            if not torch.compiler.is_compiling() and pixel_values.device.type != "meta":
+                self._refuse_raw_floats(pixel_values)
+        elif pixel_values.dtype != torch.uint8:
+            raise ValueError(f"pixel_values must be uint8 or floating point, got {pixel_values.dtype}.")
+        elif is_plain(self.patch_embedding, nn.Conv2d):
+            return self._embed_folded(pixel_values)
+        else:
             mean, std = self._normalisation(pixel_values.device)
             pixel_values = (pixel_values.float() / 255 - mean) / std
-        elif not pixel_values.is_floating_point():
-            raise ValueError(f"pixel_values must be uint8 or floating point, got {pixel_values.dtype}.")
-        elif not torch.compiler.is_compiling() and pixel_values.device.type != "meta":
-            self._refuse_raw_floats(pixel_values)
-        return conv(pixel_values.to(self.position_embedding.weight.dtype)).flatten(2).transpose(1, 2)
+        return self.patch_embedding(pixel_values.to(self.dtype)).flatten(2).transpose(1, 2)
 
-    def _fold(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """float[D, C * P * P] and float[D]: the patch embedding of centred uint8 pixels."""
+    def _embed_folded(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        C, P, side = self.config.num_channels, self.config.patch_size, self.config.patches_per_side
+        pixels = pixel_values[..., : side * P, : side * P].reshape(-1, C, side, P, side, P)
+        patches = pixels.permute(0, 2, 4, 1, 3, 5).reshape(-1, side * side, C * P * P)
         conv = self.patch_embedding
         mean, std = self._normalisation(conv.weight.device)
         weight = conv.weight.float()
         offset = ((128 / 255 - mean) / std * weight).sum((1, 2, 3)) + conv.bias.float()
-        dtype = conv.weight.dtype
-        return (weight / (255 * std)).flatten(1).to(dtype), offset.to(dtype)
+        weight, dtype = (weight / (255 * std)).flatten(1), conv.weight.dtype
+        return F.linear(patches.to(dtype) - 128, weight.to(dtype), offset.to(dtype))
 
     def _normalisation(self, device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of pixels in [0, 1], float32[1, C, 1, 1] each."""
         mean, std = self.config.image_mean, self.config.image_std
         return tuple(torch.tensor(v, device=device, dtype=torch.float32).view(1, -1, 1, 1) for v in (mean, std))
 
@@ -207,24 +219,6 @@ class ArgusVisionModel(PreTrainedModel):
                 f"cannot have (about {low + 0.5:.3g} to {high - 0.5:.3g}). Pass the uint8 tiles as they are (do not "
                 "cast them), or tiles made with do_normalize=True."
             )
-
-
-def init_weights(module: nn.Module, std: float) -> None:
-    """Initialises the parameters that `module` itself holds; one rule for every part of the model."""
-    if isinstance(module, (nn.Linear, nn.Conv2d, nn.Embedding)):
-        nn.init.normal_(module.weight, mean=0.0, std=std)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.LayerNorm):
-        nn.init.ones_(module.weight)
-        nn.init.zeros_(module.bias)
-    elif isinstance(module, ArgusVisionLayer) and module.layer_scale1 is not None:
-        nn.init.constant_(module.layer_scale1, module.layer_scale_init_value)
-        nn.init.constant_(module.layer_scale2, module.layer_scale_init_value)
-    elif isinstance(module, ArgusVisionModel) and module.class_embedding is not None:
-        nn.init.normal_(module.class_embedding, mean=0.0, std=std)
-    elif "RMSNorm" in type(module).__name__:
-        nn.init.ones_(module.weight)
 
 
 __all__ = ["ArgusVisionModel"]

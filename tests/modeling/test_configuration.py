@@ -39,6 +39,14 @@ def test_both_spellings_of_the_rotary_scaling_mean_the_same(spelling, tmp_path):
     assert ArgusTextConfig.from_pretrained(tmp_path).rope_parameters == config.rope_parameters
 
 
+def test_the_callers_own_parts_stay_as_they_are():
+    text = ArgusTextConfig(tie_word_embeddings=True)
+    config = ArgusConfig(text_config=text)
+    assert config.tie_word_embeddings and config.text_config.tie_word_embeddings
+    assert not ArgusConfig(text_config=text, tie_word_embeddings=False).text_config.tie_word_embeddings
+    assert text.tie_word_embeddings and config.text_config is not text
+
+
 def test_tokens_per_tile():
     assert ArgusConfig().image_seq_length == 64  # 512 px, patches of 16, r = 4
     internvl = ArgusConfig(vision_config={"image_size": 448, "patch_size": 14}, pixel_unshuffle_factor=2)

@@ -9,7 +9,8 @@ from tiny import tiny_config, tiny_inputs, tiny_model
 from transformers.cache_utils import StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from modeling_argus import ArgusForConditionalGeneration, ArgusModel
+from modeling_argus import ArgusForConditionalGeneration, ArgusModel, ArgusTextModel, ArgusVisionModel
+from modeling_argus.base_argus import _require_grads
 
 EXACT = {"rtol": 0, "atol": 0}
 FP32 = {"rtol": 1e-4, "atol": 1e-5}
@@ -195,6 +196,17 @@ def test_generation_from_embeddings(model):
 
 
 @torch.no_grad()
+def test_beams_from_embeddings_keep_tiles_with_their_rows(model):
+    inputs = tiny_inputs(model, tiles_per_row=(2, 1))
+    expected = model.generate(**inputs, max_new_tokens=4, do_sample=False, num_beams=2)
+    ids = inputs.pop("input_ids")
+    got = model.generate(
+        **inputs, inputs_embeds=model.get_input_embeddings()(ids), max_new_tokens=4, do_sample=False, num_beams=2
+    )
+    assert got.tolist() == expected[:, ids.shape[1] :].tolist()
+
+
+@torch.no_grad()
 def test_logits_to_keep_is_the_end_of_all_logits(model):
     inputs = tiny_inputs(model)
     logits = model(**inputs).logits
@@ -214,6 +226,8 @@ def test_loss_is_the_mean_over_the_assistants_tokens(model):
     torch.testing.assert_close(output.loss, expected, **FP32)
     divided = model(**inputs, labels=labels, num_items_in_batch=torch.tensor(50)).loss
     torch.testing.assert_close(divided, expected * len(kept) / 50, **FP32)
+    # one batch of several, as gradient accumulation has it, may hold nothing to learn
+    assert model(**inputs, labels=torch.full_like(labels, -100), num_items_in_batch=torch.tensor(50)).loss == 0
 
 
 def test_gradients_reach_every_parameter_with_and_without_checkpointing():
@@ -298,6 +312,10 @@ def test_other_bad_inputs_are_refused(model):
     right = torch.flip(inputs["attention_mask"], (1,))
     with pytest.raises(ValueError, match="pad on the left"):
         model.generate(**{**inputs, "attention_mask": right}, max_new_tokens=2)
+    training = tiny_model().train()
+    training.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    with pytest.raises(ValueError, match=r"call model\.eval"):
+        training.generate(**tiny_inputs(training), max_new_tokens=2)
 
 
 @torch.no_grad()
@@ -396,18 +414,73 @@ def test_compiles_without_a_graph_break(model):
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     got = compiled(input_ids=token, past_key_values=past, **step).logits[:, -1]
     torch.testing.assert_close(got, expected, **FP32)
-    full = torch.compile(model, backend="eager", fullgraph=True)(**prompt, use_cache=False).logits
-    torch.testing.assert_close(full, model(**prompt).logits, **FP32)
+    whole = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(whole(**prompt, use_cache=False).logits, model(**prompt).logits, **FP32)
+    with pytest.raises(RuntimeError, match="do not match"):  # no silent wrong answer from inside a graph either
+        whole(**{**prompt, "pixel_values": prompt["pixel_values"].repeat(2, 1, 1, 1)}, use_cache=False)
 
 
 def test_dynamic_rotary_scaling_starts_past_the_trained_length():
     from modeling_argus.text_argus import rotary_frequencies
 
     config = tiny_config("internvit_qwen").text_config
-    short, long = (rotary_frequencies(config, n, "cpu") for n in (config.max_position_embeddings, 4096))
+    short, long = (rotary_frequencies(config, torch.arange(n)[None]) for n in (config.max_position_embeddings, 4096))
     plain = 1.0 / config.rope_theta ** (torch.arange(0, config.head_dim, 2).float() / config.head_dim)
     torch.testing.assert_close(short, plain, **EXACT)
     assert (long[1:] < short[1:]).all()
+
+
+@torch.no_grad()
+def test_padding_does_not_move_dynamic_rotary_scaling():
+    """The base grows with the positions that are used, as in transformers, and not with the padded length."""
+    model = tiny_model("internvit_qwen", text_config={"max_position_embeddings": 8})
+    ids = torch.arange(20, 32)[None]
+    padded = torch.nn.functional.pad(ids, (7, 0))
+    mask = torch.nn.functional.pad(torch.ones_like(ids), (7, 0))
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    logits = model(input_ids=padded, attention_mask=mask, position_ids=positions).logits[:, 7:]
+    torch.testing.assert_close(logits, model(input_ids=ids).logits, **FP32)
+
+
+def test_the_towers_alone_refuse_a_checkpoint_that_is_not_theirs(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    for tower, config in ((ArgusVisionModel, model.config.vision_config), (ArgusTextModel, model.config.text_config)):
+        with pytest.raises(ValueError, match=r"lacks .* tensors"):
+            tower.from_pretrained(tmp_path, config=config)
+    model.model.vision_model.save_pretrained(tmp_path / "vision")
+    again = ArgusVisionModel.from_pretrained(tmp_path / "vision")
+    pixels = tiny_inputs(model)["pixel_values"]
+    with torch.no_grad():
+        torch.testing.assert_close(again(pixels)[0], model.model.vision_model(pixels)[0], **EXACT)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_adapters_of_the_vision_tower_learn_under_checkpointing(reentrant):
+    peft = pytest.importorskip("peft")
+    model = tiny_model()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["qkv_proj", "fc1"])).train()
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    inputs = tiny_inputs(model)
+    adapted(**inputs, labels=inputs["input_ids"]).loss.backward()
+    grads = {name: p.grad for name, p in adapted.named_parameters() if "lora_B" in name}
+    assert any("vision_model" in name for name in grads)
+    assert all(grad is not None and grad.abs().sum() > 0 for grad in grads.values())
+    model.disable_input_require_grads()
+    assert _require_grads not in model.model.vision_model.patch_embedding._forward_hooks.values()
+
+
+@torch.no_grad()
+def test_an_adapter_on_the_position_table_counts():
+    peft = pytest.importorskip("peft")
+    model = tiny_model()
+    inputs = tiny_inputs(model)
+    before = model(**inputs).logits
+    config = peft.LoraConfig(r=2, target_modules=["position_embedding"], init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config)
+    during = adapted(**inputs).logits
+    assert not torch.allclose(during, before, atol=1e-3)
+    torch.testing.assert_close(adapted.merge_and_unload()(**inputs).logits, during, **FP32)
 
 
 def test_names_that_lora_targets_fit():
