@@ -11,6 +11,7 @@ import re
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .locations_argus import is_location_token
+from .prompt_layout_argus import ImageRuns
 
 # "{bos}User:<image>What is this?{eos}\nAssistant: A cat.{eos}\n", which is SmolVLM's spacing: "User:" before an image,
 # "User: " before text. What the assistant says, the space before it and the end token are marked (Equation 1).
@@ -59,12 +60,14 @@ class MarkerGuard:
         return self.cut(text, sentinel) + sentinel * is_prefix
 
 
-def message_guards(tokenizer, structure: str) -> dict:
+def message_guards(runs: ImageRuns, num_tokens: int) -> dict:
     """Who may write which token as structure: the assistant its location tokens, nobody anything else.
 
-    Structure is every special token of the tokenizer and each added token that occurs in `structure`. Returns the guard
-    of "assistant" and, under None, everyone else's.
+    Structure is every special token of the tokenizer and each added token of its images. Returns the guard of
+    "assistant" and, under None, everyone else's. They hold as long as the tokenizer has `num_tokens` tokens.
     """
+    layout, tokenizer = runs.layout, runs.tokenizer
+    structure = "".join([runs.image_token, *layout.literals(9, 9, True), *layout.literals(1, 1, False)])
     added = tokenizer.added_tokens_decoder.values()
     boxes = {token.content for token in added if is_location_token(token.content)}
     tokens = {token.content for token in added if token.special or token.content in structure}

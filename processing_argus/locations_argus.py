@@ -182,6 +182,16 @@ class LocationVocabulary:
             start += len(line) + 1
 
 
+def build_vocabulary(tokenizer, num_location_bins: int | None, box_format: str) -> LocationVocabulary:
+    """A processor's vocabulary (K None: the default). Raises ValueError where its tokenizer lacks location tokens."""
+    vocabulary = LocationVocabulary(
+        DEFAULT_NUM_LOCATION_BINS if num_location_bins is None else num_location_bins, box_format
+    )
+    if num_location_bins is not None and box_format == "location_tokens":
+        location_token_ids(tokenizer, num_location_bins)
+    return vocabulary
+
+
 def _checked_image_size(image_size) -> tuple[float, float]:
     height, width = (float(v) for v in image_size)
     if not (math.isfinite(height) and math.isfinite(width) and height > 0 and width > 0):

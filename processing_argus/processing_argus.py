@@ -15,6 +15,7 @@ from transformers.tokenization_utils_base import TextInput
 
 from .chat_argus import CHAT_TEMPLATE, message_guards, render, resolve_template, split_conversations, take_images
 from .compat_processing_argus import ProcessorBase
+from .derived_argus import Derived
 from .encoding_argus import (
     check_counts,
     flatten_images,
@@ -30,7 +31,7 @@ from .encoding_argus import (
 from .image_loading_argus import ImageInputError
 from .image_processing_argus import ArgusImageProcessor
 from .keywords_argus import ArgusProcessorKwargs, is_keyword, refuse_keyword, split_keywords
-from .locations_argus import DEFAULT_NUM_LOCATION_BINS, LocationVocabulary, location_token_ids
+from .locations_argus import LocationVocabulary, build_vocabulary
 from .prompt_layout_argus import ImageRuns, PromptLayout
 from .regions_argus import read_regions
 from .tiling_argus import TileGrid
@@ -38,6 +39,8 @@ from .tiling_argus import TileGrid
 
 class ArgusProcessor(ProcessorBase):
     """Image processor and tokenizer as one (Sections 3.3, 4.1 and 4.2).
+
+    All settings are plain attributes: a new value holds from the next call on, which raises where it does not fit.
 
     Args:
         image_processor: an ArgusImageProcessor.
@@ -71,18 +74,27 @@ class ArgusProcessor(ProcessorBase):
             own = CHAT_TEMPLATE.replace("<image>", image_token)
             chat_template = getattr(tokenizer, "chat_template", None) or own
         super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)
-        tokenizer.padding_side = "left"
         self.image_token = image_token
         self.image_seq_length = image_seq_length
         self.prompt_layout = prompt_layout
         self.box_format = box_format
         self.num_location_bins = num_location_bins
-        bins = num_location_bins if num_location_bins is not None else DEFAULT_NUM_LOCATION_BINS
-        self._vocabulary = LocationVocabulary(bins, box_format)
-        if num_location_bins is not None and box_format == "location_tokens":
-            location_token_ids(tokenizer, num_location_bins)  # raises where one is missing
-        self._runs = ImageRuns(PromptLayout(prompt_layout), tokenizer, image_token, image_seq_length)
-        self._guards = (None, None)
+        self._derived = Derived()
+        _ = self._vocabulary, self._runs  # they raise where the settings do not fit the tokenizer
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == "tokenizer":  # at any time, as all attributes
+            value.padding_side = "left"
+
+    @property
+    def _vocabulary(self) -> LocationVocabulary:
+        return self._derived.get(build_vocabulary, self.tokenizer, self.num_location_bins, self.box_format)
+
+    @property
+    def _runs(self) -> ImageRuns:
+        layout = PromptLayout(self.prompt_layout)
+        return self._derived.get(ImageRuns, layout, self.tokenizer, self.image_token, self.image_seq_length)
 
     @property
     def image_token_id(self) -> int:
@@ -197,7 +209,7 @@ class ArgusProcessor(ProcessorBase):
         prompts, spans, sentinel = render(
             bare,
             template,
-            self._message_guards(),
+            self._derived.get(message_guards, self._runs, len(self.tokenizer)),  # added tokens change the length
             tools=tools,
             documents=documents,
             add_generation_prompt=add_generation_prompt,
@@ -230,15 +242,16 @@ class ArgusProcessor(ProcessorBase):
             sentinel=sentinel,
         )
         flat, per_prompt = flatten_images(images)
-        markers = [row.ids.count(self.image_token_id) for row in rows]
+        image_runs = self._runs
+        markers = [row.ids.count(image_runs.image_token_id) for row in rows]
         check_counts(self.image_token, markers, len(flat), per_prompt)
         image_inputs, grids = self._image_inputs(flat, text_kwargs, images_kwargs) if flat else ({}, [])
 
-        runs = iter([self._runs.ids(grid.rows, grid.cols, grid.thumbnail) for grid in grids])
+        runs = iter([image_runs.ids(grid.rows, grid.cols, grid.thumbnail) for grid in grids])
         for i, row in enumerate(rows):
             if assistant_spans is not None:
                 mark_assistant(row, assistant_spans[i])
-            splice(row, self.image_token_id, [next(runs) for _ in range(markers[i])])
+            splice(row, image_runs.image_token_id, [next(runs) for _ in range(markers[i])])
             limit_length(row, self.tokenizer, options, number=i)
         padding = options["padding"]
         if padding is None:
@@ -270,13 +283,6 @@ class ArgusProcessor(ProcessorBase):
 
     def _split_keywords(self, kwargs: dict) -> tuple[dict, dict]:
         return split_keywords(kwargs, self.tokenizer.init_kwargs)
-
-    def _message_guards(self) -> dict:
-        if self._guards[0] != len(self.tokenizer):  # added tokens change the length
-            layout = self._runs.layout
-            structure = "".join([self.image_token, *layout.literals(9, 9, True), *layout.literals(1, 1, False)])
-            self._guards = (len(self.tokenizer), message_guards(self.tokenizer, structure))
-        return self._guards[1]
 
     def _chat_images(self, images: list[list], given, is_batch: bool):
         if given is None or (isinstance(given, (list, tuple)) and not given):

@@ -45,6 +45,9 @@ class PromptLayout:
             )
         self.parts = {key: layout.get(key, "") for key in LAYOUT_KEYS}
 
+    def __eq__(self, other):
+        return isinstance(other, PromptLayout) and self.parts == other.parts
+
     def literals(self, rows: int, cols: int, thumbnail: bool) -> list[str]:
         """The text before, between and after the tiles' token runs: one piece more than there are tiles."""
         parts = self.parts
@@ -97,9 +100,6 @@ class ImageRuns:
                 self._cache.clear()
             self._cache[key] = self._build(*key, self.image_seq_length)
         return self._cache[key]
-
-    def __deepcopy__(self, memo):
-        return self  # saving a processor copies its attributes, and copying the tokenizer within would be slow
 
     def _build(self, rows, cols, thumbnail, tile_length):
         first, *rest = self.layout.literals(rows, cols, thumbnail)

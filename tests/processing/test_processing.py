@@ -24,7 +24,7 @@ from tiny_text import (
 )
 from transformers import AutoImageProcessor, AutoProcessor, pipeline
 
-from processing_argus import ArgusProcessor, ImageInputError, LocationVocabulary
+from processing_argus import CHAT_TEMPLATE, ArgusProcessor, ImageInputError, LocationVocabulary
 from processing_argus.compat_processing_argus import portable_tokenizer_config
 from processing_argus.prompt_layout_argus import PromptLayout
 
@@ -143,6 +143,57 @@ def test_a_layout_that_would_merge_with_its_neighbours_is_refused(layout):
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises((ValueError, TypeError), match=message):
         build_processor(tokenizer=build_tokenizer(num_location_bins=100), **settings)
+
+
+def test_settings_changed_afterwards_hold_as_if_given_at_once():
+    def outputs(processor, **changes):
+        for name, value in changes.items():
+            setattr(processor, name, value)
+        text = "a" + processor.image_token + "b" + processor.image_token
+        images = [image(30, 30), image(60, 30)]
+        chat = [user(*images, "<image> <img>"), user(processor.locations.encode_box((1, 2, 3, 4), (8, 8)))]
+        template = CHAT_TEMPLATE.replace("<image>", processor.image_token)
+        return [
+            processor(images=images, text=text, padding=True)["input_ids"],
+            processor(text=["a", "a b c"], padding=True)["input_ids"],
+            processor.apply_chat_template(chat, template, tokenize=True),
+            processor.post_process_detection(["[1, 2, 3, 4] cat"], [(8, 8)])[0]["labels"],
+            processor._get_num_multimodal_tokens([(60, 30)])["num_image_tokens"],
+        ]
+
+    processor, layout = build_processor(), {"image_start": "<image_start>", "image_end": "<image_end>"}
+    outputs(processor)
+    tokenizer = build_tokenizer(num_location_bins=50)
+    tokenizer.add_tokens(["<picture>"], special_tokens=True)
+    settings = {}
+    for change in (
+        {"box_format": "plain_text"},
+        {"num_location_bins": 10},
+        {"image_seq_length": 5},
+        {"prompt_layout": layout},
+        {"tokenizer": tokenizer},
+        {"image_token": "<picture>"},
+        {"box_format": "location_tokens"},
+    ):
+        settings |= change
+        changed = outputs(processor, **change)
+        fresh = build_processor(**{"tokenizer": build_tokenizer(num_location_bins=100), **settings})
+        assert changed == outputs(fresh), change
+    layout["tile_prefix"] = "<image_end>"  # changed in place
+    assert outputs(processor) == outputs(build_processor(**settings))
+    assert outputs(processor) != outputs(build_processor(**{**settings, "prompt_layout": "native"}))
+    runs = processor._runs
+    assert processor._runs is runs, "nothing is made again as long as nothing changes"
+
+
+def test_settings_changed_afterwards_are_checked_too():
+    processor = build_processor()
+    processor.num_location_bins = 101
+    with pytest.raises(ValueError, match="lacks 1 location tokens"):
+        processor.post_process_detection(["a"], [(8, 8)])
+    processor.prompt_layout = {"image_end": "\n"}
+    with pytest.raises(ValueError, match="outer edges"):
+        processor(text="a")
 
 
 def test_a_custom_layout_without_thumbnail_follows_the_grid():
