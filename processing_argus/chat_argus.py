@@ -7,11 +7,18 @@ sentinels and the pieces tokenized on their own. No such token can arise, and th
 
 import os
 import re
+from functools import lru_cache
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .locations_argus import is_location_token
 from .prompt_layout_argus import ImageRuns
+
+try:  # transformers renders with it, yet does not require it
+    from jinja2 import Environment, meta
+    from jinja2.ext import Extension
+except ImportError:
+    meta, Extension = None, object
 
 # "{bos}User:<image>What is this?{eos}\nAssistant: A cat.{eos}\n", which is SmolVLM's spacing: "User:" before an image,
 # "User: " before text. What the assistant says, the space before it and the end token are marked (Equation 1).
@@ -84,6 +91,25 @@ def resolve_template(own: str | dict | None, chat_template: str | None) -> str:
     if chat_template is None and own is None:
         raise ValueError("The processor has no chat template: set processor.chat_template or pass chat_template=.")
     return chat_template or own
+
+
+class _GenerationTag(Extension):
+    """Lets {% generation %} be parsed, transformers' own tag."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser):
+        next(parser.stream)
+        return parser.parse_statements(["name:endgeneration"], drop_needle=True)
+
+
+@lru_cache
+def template_variables(template: str) -> frozenset[str]:
+    """The variables that a template reads and does not set itself."""
+    if meta is None:
+        raise ImportError("Chat templates need jinja2: pip install jinja2.")
+    environment = Environment(extensions=[_GenerationTag, "jinja2.ext.loopcontrols"])
+    return frozenset(meta.find_undeclared_variables(environment.parse(template)))
 
 
 def split_conversations(conversation) -> list[list[dict]]:

@@ -44,9 +44,9 @@ def is_keyword(key: str) -> bool:
     return key in TEXT_DEFAULTS or key in IMAGE_NAMES or key in (*UNSUPPORTED_TEXT, *OTHER_MODALITIES, *GROUPS)
 
 
-def refuse_keyword(key: str) -> None:
+def refuse_keyword(key: str, also_known=()) -> None:
     """Raises TypeError for a keyword argument that nobody knows."""
-    close = difflib.get_close_matches(key, [*TEXT_DEFAULTS, *sorted(IMAGE_NAMES)], n=1)
+    close = difflib.get_close_matches(key, [*TEXT_DEFAULTS, *sorted(IMAGE_NAMES), *sorted(also_known)], n=1)
     hint = f": did you mean {close[0]!r}?" if close else "."
     raise TypeError(f"ArgusProcessor does not know the keyword argument {key!r}{hint}")
 

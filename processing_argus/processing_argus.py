@@ -13,7 +13,15 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, Unpack
 from transformers.tokenization_utils_base import TextInput
 
-from .chat_argus import CHAT_TEMPLATE, message_guards, render, resolve_template, split_conversations, take_images
+from .chat_argus import (
+    CHAT_TEMPLATE,
+    message_guards,
+    render,
+    resolve_template,
+    split_conversations,
+    take_images,
+    template_variables,
+)
 from .compat_processing_argus import ProcessorBase
 from .derived_argus import Derived
 from .encoding_argus import (
@@ -186,8 +194,9 @@ class ArgusProcessor(ProcessorBase):
         processor_names, variables = {}, {}
         for key, value in kwargs.items():
             (processor_names if key == "images" or is_keyword(key) else variables)[key] = value
-        for key in [k for k in variables if k not in template]:
-            refuse_keyword(key)
+        known = template_variables(template) if variables else ()
+        for key in [k for k in variables if k not in known]:
+            refuse_keyword(key, known)
         processor_kwargs = {**processor_names, **(processor_kwargs or {})}
         given_images = processor_kwargs.pop("images", None)
         if return_tensors not in (None, "auto"):

@@ -412,6 +412,24 @@ def test_templates_can_be_given_named_and_parametrised(processor):
         processor.apply_chat_template(chat, max_tile=3)
 
 
+@pytest.mark.parametrize("name", ["generation_prompt", "add_generation_promp", "image", "content", "generation", "is"])
+def test_what_merely_stands_in_a_template_is_no_variable_of_it(processor, name):
+    with pytest.raises(TypeError, match=name):
+        processor.apply_chat_template([user("Hi")], **{name: True})
+
+
+def test_a_template_may_have_any_variable_of_its_own(processor):
+    template = (
+        "{% if not day is defined %}{% set day = 'Monday' %}{% endif %}{% for m in messages %}"
+        "{% if loop.index > limit %}{% break %}{% endif %}{% generation %}{{ day }}{% endgeneration %}{% endfor %}"
+    )
+    chat = [user("Hi"), user("Ho")]
+    assert processor.apply_chat_template(chat, template, limit=1) == "Monday"
+    assert processor.apply_chat_template(chat, template, limit=2, day="Friday ") == "Friday Friday "
+    with pytest.raises(TypeError, match="'limits': did you mean 'limit'"):
+        processor.apply_chat_template(chat, template, limits=1)
+
+
 def test_both_majors_ways_to_pass_keywords_agree(processor):
     chat = [user(image(60, 150), "Hi")]
     flat = processor.apply_chat_template(chat, tokenize=True, return_dict=True, max_tiles=2, padding=True)
