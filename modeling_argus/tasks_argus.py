@@ -4,6 +4,8 @@ Every call takes its subject first and the processor by name, works in batches, 
 What it does not name goes to `generate()`: `do_sample=True`, `num_beams=3`, a streamer for a single image.
 """
 
+import copy
+
 import torch
 
 TASK_PROMPTS = {
@@ -11,34 +13,36 @@ TASK_PROMPTS = {
     "detect": "Detect: {phrases}.",
     "dense_caption": "Describe and locate every object.",
 }
+# New tokens at most, unless the call or a generation_config of the caller says otherwise.
+TASK_LENGTHS = {"caption": 64, "answer": 64, "detect": 256, "dense_caption": 512}
+IMAGE_OPTIONS = ("min_tiles", "max_tiles", "max_upscale", "use_thumbnail", "longest_edge", "do_image_splitting")
 
 
 class ArgusTasksMixin:
     """The task calls of a model that can `generate()`."""
 
-    def caption(
-        self, images, *, processor, prompt: str | None = None, max_new_tokens: int = 64, **options
-    ) -> list[str]:
+    def caption(self, images, *, processor, prompt: str | None = None, **options) -> list[str]:
         """Describes each image in words.
 
         Args:
             images: an image or a list of them, in any form that the processor takes (PIL, path, bytes, array, ...).
             processor: the model's ArgusProcessor.
             prompt: asks in other words than "Describe the image.".
-            options: `batch_size` (default 8), `streamer`, the image processor's options (`max_tiles`, `max_upscale`,
-                `min_tiles`) and whatever `generate()` takes.
+            options: `max_new_tokens` (default 64), `batch_size` (default 8), `streamer`, the image processor's
+                options (`max_tiles`, `max_upscale`, `min_tiles`, ...) and whatever `generate()` takes.
 
         Returns:
             One caption per image.
 
         Raises:
             ValueError: inputs that do not fit together, or a streamer for more than one image.
+            TypeError: a processor that is not an ArgusProcessor.
         """
         images = _listed(images)
-        prompts = [prompt or TASK_PROMPTS["caption"]] * len(images)
-        return [text for text, *_ in self._run(images, prompts, processor, max_new_tokens, **options)]
+        prompts = _texts(TASK_PROMPTS["caption"] if prompt is None else prompt, "prompt") * len(images)
+        return [text for text, *_ in self._run("caption", images, prompts, processor, **options)]
 
-    def answer(self, images, questions, *, processor, max_new_tokens: int = 64, **options) -> list[str]:
+    def answer(self, images, questions, *, processor, **options) -> list[str]:
         """Answers one question about each image (Section 4.1's chat template, one turn).
 
         Args:
@@ -50,15 +54,15 @@ class ArgusTasksMixin:
             One answer per question.
         """
         images, questions = _paired(_listed(images), questions, "questions")
-        return [text for text, *_ in self._run(images, questions, processor, max_new_tokens, **options)]
+        return [text for text, *_ in self._run("answer", images, questions, processor, **options)]
 
-    def detect(self, images, phrases, *, processor, max_new_tokens: int = 256, **options) -> list[dict]:
+    def detect(self, images, phrases, *, processor, **options) -> list[dict]:
         """Finds what phrases name.
 
         Args:
             images: an image or a list of them.
             phrases: a phrase or a list of phrases for all images, or one list of phrases for each image.
-            options: as for `caption`.
+            options: as for `caption`; `max_new_tokens` is 256 by default.
 
         Returns:
             One dict per image: "boxes" float32[N, 4] (x1, y1, x2, y2 in pixels of the original image), "labels"
@@ -66,48 +70,70 @@ class ArgusTasksMixin:
             "unparsed", what the model wrote that is no region.
 
         Raises:
-            ValueError: a model without location tokens whose boxes are not plain text either.
+            ValueError: a model without location tokens whose boxes are not plain text either; or as for `caption`.
         """
         images = _single(_listed(images), "detect")
-        if isinstance(phrases, str):
-            phrases = [phrases]
-        if all(isinstance(phrase, str) for phrase in phrases):
-            phrases = [phrases] * len(images)
-        words_only = all(isinstance(row, (list, tuple)) and all(isinstance(p, str) for p in row) for row in phrases)
-        if len(phrases) != len(images) or not all(phrases) or not words_only:
+        if isinstance(phrases, (list, tuple)) and all(isinstance(row, (list, tuple)) for row in phrases):
+            phrases = [_texts(list(row), "phrases") for row in phrases]
+        else:
+            phrases = [_texts(phrases, "phrases")] * len(images)
+        if len(phrases) != len(images) or not all(phrases):
             raise ValueError(
                 f"detect needs phrases for all images, or a list of them for each of {len(images)}, got {phrases!r}."
             )
         prompts = [TASK_PROMPTS["detect"].format(phrases=", ".join(row)) for row in phrases]
-        return self._regions(images, prompts, processor, max_new_tokens, "post_process_detection", options)
+        return self._regions("detect", images, prompts, processor, "post_process_detection", options)
 
-    def dense_caption(self, images, *, processor, max_new_tokens: int = 512, **options) -> list[dict]:
+    def dense_caption(self, images, *, processor, **options) -> list[dict]:
         """Finds and describes every object (Section 4.2).
 
-        Args and Returns: as for `detect`, with "captions" in place of "labels" and no phrases.
+        Args and Returns: as for `detect`, with "captions" in place of "labels" and no phrases; `max_new_tokens` is 512
+        by default.
         """
         images = _single(_listed(images), "dense_caption")
         prompts = [TASK_PROMPTS["dense_caption"]] * len(images)
-        return self._regions(images, prompts, processor, max_new_tokens, "post_process_dense_captioning", options)
+        return self._regions("dense_caption", images, prompts, processor, "post_process_dense_captioning", options)
 
-    def _regions(self, images, prompts, processor, max_new_tokens, parser, options) -> list[dict]:
+    def _regions(self, task, images, prompts, processor, parser, options) -> list[dict]:
+        _check_processor(processor)
         _ = processor.locations  # says what to do where a model cannot write boxes, before anything runs
         results = []
-        for _, ids, scores, image_size in self._run(images, prompts, processor, max_new_tokens, scored=True, **options):
+        for _, ids, scores, image_size in self._run(task, images, prompts, processor, scored=True, **options):
             results += getattr(processor, parser)([ids], [image_size], scores=[scores])
         return results
 
     @torch.no_grad()
-    def _run(self, images, prompts, processor, max_new_tokens, batch_size=8, streamer=None, scored=False, **options):
+    def _run(
+        self,
+        task,
+        images,
+        prompts,
+        processor,
+        max_new_tokens=None,
+        batch_size=8,
+        streamer=None,
+        scored=False,
+        generation_config=None,
+        **options,
+    ):
         """Yields (text, ids of the new tokens, their log-probabilities or None, (height, width)) for each prompt."""
+        _check_processor(processor)
         if streamer is not None and len(prompts) > 1:
             raise ValueError(f"a streamer shows one answer at a time; {len(prompts)} were asked for.")
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}.")
-        known = ("min_tiles", "max_tiles", "max_upscale", "use_thumbnail", "longest_edge", "do_image_splitting")
-        image_options = {name: options.pop(name) for name in known if name in options}
-        if options.get("num_return_sequences", 1) != 1:
-            raise ValueError("the task calls give one result for each image: call generate() for num_return_sequences.")
+        for name, plain in (("num_return_sequences", 1), ("output_scores", False), ("return_dict_in_generate", False)):
+            if options.pop(name, plain) != plain:
+                raise ValueError(f"the task calls give one result for each image: call generate() for {name}.")
+        image_options = {name: options.pop(name) for name in IMAGE_OPTIONS if name in options}
+        settings = copy.deepcopy(self.generation_config if generation_config is None else generation_config)
+        if max_new_tokens is None and generation_config is None and "max_length" not in options:
+            max_new_tokens = TASK_LENGTHS[task]
+        for name in [name for name in options if hasattr(settings, name)]:
+            setattr(settings, name, options.pop(name))
+        if max_new_tokens is not None:
+            settings.max_new_tokens = max_new_tokens
+        settings.return_dict_in_generate, settings.output_scores = True, scored
         for start in range(0, len(prompts), batch_size):
             messages = [
                 _message(image, prompt)
@@ -124,29 +150,32 @@ class ArgusTasksMixin:
             )
             image_sizes = inputs["image_sizes"].tolist()
             images_per_row = [len(message[0]["content"]) - 1 for message in messages]
-            output = self.generate(
-                **inputs.to(self.device),
-                max_new_tokens=max_new_tokens,
-                streamer=streamer,
-                return_dict_in_generate=True,
-                output_scores=scored,
-                **options,
-            )
+            output = self.generate(**inputs.to(self.device), generation_config=settings, streamer=streamer, **options)
             new_ids = output.sequences[:, inputs["input_ids"].shape[1] :]
             scores = None
             if scored:
                 scores = self.compute_transition_scores(
                     output.sequences, output.scores, getattr(output, "beam_indices", None), normalize_logits=True
                 ).float()
-            texts = processor.batch_decode(new_ids, skip_special_tokens=True)
             first = 0
-            for row, text in enumerate(texts):
+            for row, text in enumerate(processor.batch_decode(new_ids, skip_special_tokens=True)):
                 yield text.strip(), new_ids[row], scores[row] if scored else None, image_sizes[first]
                 first += images_per_row[row]
 
 
+def _check_processor(processor) -> None:
+    if not hasattr(processor, "image_processor") or not hasattr(type(processor), "locations"):
+        raise TypeError(
+            "processor must be the model's ArgusProcessor, as AutoProcessor.from_pretrained gives it, got "
+            f"{type(processor).__name__}."
+        )
+
+
 def _listed(images) -> list:
-    return list(images) if isinstance(images, (list, tuple)) else [images]
+    images = list(images) if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4 else [images]
+    if any(isinstance(image, (list, tuple)) and not image for image in images):
+        raise ValueError("an item of images is an empty list: give at least one image for each prompt.")
+    return images
 
 
 def _single(images: list, task: str) -> list:
@@ -155,15 +184,23 @@ def _single(images: list, task: str) -> list:
     return images
 
 
+def _texts(texts, name: str) -> list[str]:
+    """A string or a list of strings -> a list; ValueError for anything else and for blank ones."""
+    listed = [texts] if isinstance(texts, str) else texts
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(text, str) and text.strip() for text in listed):
+        raise ValueError(f"{name} must be a string that is not blank, or a list of them, got {texts!r}.")
+    return list(listed)
+
+
 def _paired(images: list, texts, name: str) -> tuple[list, list[str]]:
-    texts = [texts] * len(images) if isinstance(texts, str) else list(texts)
+    listed = _texts(texts, name) * (len(images) if isinstance(texts, str) else 1)
     if len(images) == 1:
-        images = images * len(texts)
-    if len(images) != len(texts) or not all(isinstance(text, str) for text in texts):
+        images = images * len(listed)
+    if len(images) != len(listed):
         raise ValueError(
-            f"{name} must be a string, or one string for each image: got {len(texts)} for {len(images)} images."
+            f"{name} must be a string, or one string for each image: got {len(listed)} for {len(images)} images."
         )
-    return images, texts
+    return images, listed
 
 
 def _message(image, prompt: str) -> list[dict]:

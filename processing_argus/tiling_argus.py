@@ -11,6 +11,7 @@ from functools import lru_cache
 from math import ceil
 
 TILING_POLICIES = ("aspect_ratio", "longest_edge")
+MAX_TILES_LIMIT = 1024  # far above any model's context, far below what would fill memory
 LONGEST_EDGE_LIMIT = 4096  # SmolVLM and Idefics3 never resize an image to more than this
 
 
@@ -68,6 +69,8 @@ class TilingOptions:
                 )
         else:
             _check_positive_integer("max_tiles", self.max_tiles)
+            if self.max_tiles > MAX_TILES_LIMIT:
+                raise ValueError(f"max_tiles={self.max_tiles} is more than the {MAX_TILES_LIMIT} that are supported.")
             if self.min_tiles > self.max_tiles:
                 raise ValueError(f"min_tiles={self.min_tiles} is larger than max_tiles={self.max_tiles}.")
         if self.max_upscale is not None:

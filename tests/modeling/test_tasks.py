@@ -1,11 +1,12 @@
 """The task calls: batches, prompts, boxes, scores, streams, refusals. A logits processor plays the trained model."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tiny import tiny_model
 from tiny_text import build_processor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
 from modeling_argus.tasks_argus import TASK_PROMPTS
@@ -167,3 +168,34 @@ def test_inputs_that_do_not_fit_together_are_refused(argus, processor, images):
         argus.caption(images, processor=processor, num_return_sequences=2)
     with pytest.raises(ValueError, match="batch_size"):
         argus.caption(images, processor=processor, batch_size=0)
+    for wrong in (None, processor.tokenizer):
+        with pytest.raises(TypeError, match="ArgusProcessor"):
+            argus.caption(images, processor=wrong)
+        with pytest.raises(TypeError, match="ArgusProcessor"):
+            argus.dense_caption(images, processor=wrong)
+    with pytest.raises(ValueError, match="empty list"):
+        argus.caption([[]], processor=processor)
+    for blank in (None, 5, "", " ", ["a cat", " "]):
+        with pytest.raises(ValueError, match="questions must be a string"):
+            argus.answer(images[0], blank, processor=processor)
+        with pytest.raises(ValueError, match="phrases must be a string"):
+            argus.detect(images[0], blank, processor=processor)
+    with pytest.raises(ValueError, match="prompt must be a string"):
+        argus.caption(images, processor=processor, prompt=5)
+    with pytest.raises(ValueError, match="output_scores"):
+        argus.caption(images, processor=processor, output_scores=True)
+
+
+def test_arrays_of_several_images_are_several_images(argus, processor):
+    batch = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), dtype=np.uint8)
+    options = {"processor": processor, "max_new_tokens": 3, "do_sample": False}
+    assert argus.caption(batch, **options) == argus.caption(list(batch), **options)
+
+
+def test_a_generation_config_of_the_caller_is_followed(argus, processor, images):
+    said = says(processor, " A red car and two small dogs near a tree.")
+    config = GenerationConfig(max_new_tokens=2, eos_token_id=argus.config.eos_token_id)
+    (short,) = argus.caption(images[0], processor=processor, generation_config=config, logits_processor=said)
+    (longer,) = argus.caption(images[0], processor=processor, logits_processor=said)
+    assert longer.startswith(short) and len(processor.tokenizer(" " + short).input_ids) <= 2
+    assert config.max_new_tokens == 2 and not config.return_dict_in_generate  # the caller's own is left alone

@@ -161,3 +161,8 @@ def test_bad_settings_are_refused_with_their_values(bad, words):
 def test_bad_sizes_are_refused(size):
     with pytest.raises(ValueError, match="must be an integer of at least 1"):
         plan_tiling(*size, TilingOptions())
+
+
+def test_a_tile_budget_that_would_fill_memory_is_refused():
+    with pytest.raises(ValueError, match=r"max_tiles=9{30} is more than the 1024"):
+        TilingOptions(max_tiles=int("9" * 30))
