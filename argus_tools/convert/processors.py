@@ -6,6 +6,7 @@ here for the vision config; where pixels are not normalised with them (no rescal
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Optional
 
@@ -189,14 +190,25 @@ def copy_tokenizer(source: Path, out: Path, layout: str, processor_class: str = 
 
 
 def fast_tokenizer(folder: Path):
-    """A `tokenizers.Tokenizer`: from tokenizer.json, or built by transformers from the older files."""
+    """A `tokenizers.Tokenizer`: from tokenizer.json, or built by transformers from the older files.
+
+    By transformers' own classes only, from a copy without config.json: with that one's auto_map in reach, transformers
+    asks whether to run the source's code, or runs it.
+    """
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
     try:
         if (folder / "tokenizer.json").is_file():
             return Tokenizer.from_file(str(folder / "tokenizer.json"))
-        return AutoTokenizer.from_pretrained(folder, use_fast=True).backend_tokenizer
+        with tempfile.TemporaryDirectory() as alone:
+            for name in TOKENIZER_FILES:
+                if (folder / name).is_file():
+                    shutil.copyfile(folder / name, Path(alone, name))
+            write_json(Path(alone, "tokenizer_config.json"), portable_tokenizer_config(folder, "ArgusProcessor"))
+            return AutoTokenizer.from_pretrained(alone, use_fast=True, trust_remote_code=False).backend_tokenizer
+    except ConvertError:
+        raise
     except Exception as error:  # tokenizers raises plain Exception
         raise ConvertError(f"{folder}'s tokenizer cannot be read: {error}") from error
 

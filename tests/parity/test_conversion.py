@@ -234,7 +234,7 @@ def test_published_configs():
     assert ids == {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 49279}
 
 
-def test_slow_tokenizer_files(chat, tmp_path):
+def test_slow_tokenizer_files(chat, tmp_path, monkeypatch):
     """The original repositories have vocab.json and merges.txt alone; what leaves has tokenizer.json."""
     raw = json.loads((chat / "tokenizer.json").read_text())
     (chat / "vocab.json").write_text(json.dumps(raw["model"]["vocab"]))
@@ -244,6 +244,10 @@ def test_slow_tokenizer_files(chat, tmp_path):
     (chat / "added_tokens.json").write_text(json.dumps(added))
     before = convert(chat, tmp_path / "fast")
     (chat / "tokenizer.json").unlink()
+    # Code that the source brings is neither run nor asked about.
+    (chat / "configuration_theirs.py").write_text("raise SystemExit('the source\'s code was run')\n")
+    edit(chat, "config.json", auto_map={"AutoConfig": "configuration_theirs.TheirConfig"})
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked about the source's code"))
     decoder = {str(number): {"content": token, "special": True, "normalized": False, "lstrip": False, "rstrip": False,
                              "single_word": False} for token, number in added.items()}  # fmt: skip
     edit(chat, "tokenizer_config.json", tokenizer_class="Qwen2Tokenizer", added_tokens_decoder=decoder)
