@@ -21,6 +21,7 @@ from .errors import ConvertError, listed
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_SHARD_BYTES = 5 * 1000**3
 
 Progress = Callable[[int, int, str], None]
@@ -74,7 +75,8 @@ class Checkpoint:
 
     @property
     def model_type(self) -> Optional[str]:
-        return self.config.get("model_type")
+        kind = self.config.get("model_type")
+        return kind if isinstance(kind, str) else repr(kind) if kind is not None else None
 
     def _locate(self) -> dict[str, str]:
         """Which file holds each tensor."""
@@ -82,7 +84,12 @@ class Checkpoint:
             where = read_json(self.folder / INDEX).get("weight_map")
             if not isinstance(where, dict) or not where:
                 raise ConvertError(f"{self.folder / INDEX} has no weight_map.")
-            absent = {file for file in where.values() if not (self.folder / str(file)).is_file()}
+            for name, file in where.items():
+                if not isinstance(file, str):
+                    raise ConvertError(
+                        f"{self.folder / INDEX} gives {file!r} for {name}, where the name of a file belongs."
+                    )
+            absent = {file for file in where.values() if not (self.folder / file).is_file()}
             if absent:
                 raise ConvertError(f"{self.folder / INDEX} names files that are not there: {listed(absent)}.")
             for file in sorted(set(where.values())):
@@ -116,7 +123,13 @@ class Checkpoint:
         return tuple(self._file(self.where[name]).get_slice(name).get_shape())
 
     def tensor(self, name: str) -> torch.Tensor:
-        return self._file(self.where[name]).get_tensor(name)
+        """A tensor. Raises ConvertError where it holds something else than finite floating-point numbers."""
+        tensor, file = self._file(self.where[name]).get_tensor(name), self.folder / self.where[name]
+        if tensor.dtype not in FLOATS:
+            raise ConvertError(f"{name} in {file} is {tensor.dtype}; weights are {listed(map(str, FLOATS))}.")
+        if not torch.isfinite(tensor).all():
+            raise ConvertError(f"{name} in {file} holds values that are NaN or infinite.")
+        return tensor
 
 
 @contextlib.contextmanager

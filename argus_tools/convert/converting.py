@@ -24,6 +24,7 @@ from .checkpoint import (
     write_json,
     write_tensors,
 )
+from .checks import MALFORMED, check_fields, reading, section
 from .errors import ConvertError
 from .key_tables import INTERNVL, INTERNVL_CHAT, SMOLVLM, KeyTable
 from .mapping import TensorPlan, plan_from_argus, plan_to_argus
@@ -118,12 +119,13 @@ def find_source(source) -> Path:
 
 
 def build_config(fields: dict[str, Any], **more):
-    """An ArgusConfig; what it refuses becomes a ConvertError."""
+    """An ArgusConfig; what it refuses, and what is of another type or out of range, becomes a ConvertError."""
     from modeling_argus import ArgusConfig
 
+    check_fields({**fields, **more}, ArgusConfig)
     try:
         return ArgusConfig(**fields, **more)
-    except (ValueError, TypeError) as error:
+    except MALFORMED as error:
         raise ConvertError(f"config.json describes no Argus model: {error}") from error
 
 
@@ -132,7 +134,12 @@ def write_plan(folder: Path, plan: TensorPlan, cast, max_shard_bytes: int, progr
 
     def load(name: str) -> torch.Tensor:
         tensor = plan.load(name)
-        return tensor.to(cast) if cast is not None and tensor.is_floating_point() else tensor
+        if cast is None or tensor.dtype == cast:
+            return tensor
+        smaller = tensor.to(cast)
+        if not torch.isfinite(smaller).all():
+            raise ConvertError(f"{name} has values that {dtype_name(cast)} cannot hold; take dtype='bfloat16'.")
+        return smaller
 
     embeddings = next(name for name in plan.shapes if name.endswith("embed_tokens.weight"))
     sample = load(embeddings)
@@ -222,7 +229,10 @@ def _to_argus(checkpoint: Checkpoint, out: Path) -> tuple[TensorPlan, list[str]]
     if kind == "internvl_chat":
         template = processors.read_internvl_chat_template(folder, raw)
     if template is None:
-        notes.append(f"{folder} has no chat template; pass chat_template= to apply_chat_template.")
+        notes.append(
+            f"{folder} has no chat template, so apply_chat_template writes Argus' native prompts, which the model was "
+            "not trained on, unless it is given chat_template=."
+        )
     processors.copy_tokenizer(folder, out, layout)
     found = processors.token_ids(folder).get(processors.IMAGE_TOKENS[layout])
     if found != config.image_token_id:
@@ -234,6 +244,7 @@ def _to_argus(checkpoint: Checkpoint, out: Path) -> tuple[TensorPlan, list[str]]
         notes.append(f"{folder} has no preprocessor_config.json; the source family's defaults were taken.")
     token, length = processors.IMAGE_TOKENS[layout], config.image_seq_length
     processors.write_argus_processor(out, images, layout, token, length, template)
+    processors.check_processor(out, folder)
     return plan, notes
 
 
@@ -241,9 +252,13 @@ def read_source(checkpoint: Checkpoint) -> tuple[Any, KeyTable, dict[str, Any]]:
     """(ArgusConfig, key table, ArgusImageProcessor's settings) of a SmolVLM, Idefics3 or InternVL checkpoint."""
     folder, raw, kind = checkpoint.folder, checkpoint.config, checkpoint.model_type
     generation = read_json_if_there(folder / "generation_config.json")
+    pixels = folder / "preprocessor_config.json"
     if kind == "internvl":
-        (fields, tied), table = read_internvl(raw), INTERNVL
-        images = processors.read_internvl_images(folder, fields["vision_config"]["image_size"])
+        with reading(folder / "config.json"):
+            (fields, tied), table = read_internvl(raw), INTERNVL
+        with reading(pixels):
+            images = processors.read_internvl_images(folder, fields["vision_config"]["image_size"])
+        processors.check_images(images, pixels, {"min_tiles": "min_patches", "max_tiles": "max_patches"})
     elif kind == "internvl_chat":
         token = processors.IMAGE_TOKENS["internvl"]
         image_token_id = processors.token_ids(folder).get(token)
@@ -251,15 +266,21 @@ def read_source(checkpoint: Checkpoint) -> tuple[Any, KeyTable, dict[str, Any]]:
             raise ConvertError(
                 f"{folder}'s tokenizer has no {token}, and an internvl_chat config does not give its id."
             )
-        (fields, tied), table = read_internvl_chat(raw, image_token_id), INTERNVL_CHAT
-        images = processors.read_internvl_chat_images(folder, raw, fields["vision_config"]["image_size"])
+        with reading(folder / "config.json"):
+            (fields, tied), table = read_internvl_chat(raw, image_token_id), INTERNVL_CHAT
+        with reading(pixels):
+            images = processors.read_internvl_chat_images(folder, raw, fields["vision_config"]["image_size"])
+        names = {"min_tiles": "min_dynamic_patch", "max_tiles": "max_dynamic_patch"}
+        processors.check_images(images, folder / "config.json", names)
     else:
-        (fields, tied), table = read_smolvlm(raw), SMOLVLM
-        images = processors.read_smolvlm_images(
-            folder, raw.get("vision_config") or {}, fields["vision_config"]["image_size"]
-        )
+        with reading(folder / "config.json"):
+            (fields, tied), table = read_smolvlm(raw), SMOLVLM
+        vision = section(raw, "vision_config")
+        with reading(pixels):
+            images = processors.read_smolvlm_images(folder, vision, fields["vision_config"]["image_size"])
+        processors.check_images(images, pixels, {"longest_edge": "size.longest_edge"})
     fields["vision_config"] |= {name: images[name] for name in ("image_mean", "image_std")}
-    text = raw.get("llm_config" if kind == "internvl_chat" else "text_config") or {}
+    text = section(raw, "llm_config" if kind == "internvl_chat" else "text_config")
     ids = read_token_ids(text, generation, fields["text_config"]["vocab_size"])
     tied = head_is_tied(checkpoint, table, tied)
     fields["text_config"] |= {**ids, "tie_word_embeddings": tied}

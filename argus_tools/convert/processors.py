@@ -5,12 +5,14 @@ here for the vision config; where pixels are not normalised with them (no rescal
 """
 
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Optional
 
 from .checkpoint import read_json, read_json_if_there, write_json
+from .checks import MALFORMED, is_number, reading, section
 from .errors import ConvertError
 from .source_configs import refuse_unless
 
@@ -56,28 +58,33 @@ def has_tokenizer(folder: Path) -> bool:
 
 def token_ids(folder: Path) -> dict[str, int]:
     """Ids of the added tokens (and of the vocabulary, where tokenizer.json or vocab.json has it)."""
-    ids: dict[str, int] = {}
-    if (folder / "vocab.json").is_file():
-        ids.update(read_json(folder / "vocab.json"))
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = read_json(folder / "tokenizer.json")
-        vocabulary = (tokenizer.get("model") or {}).get("vocab")
+    ids: dict[str, int] = read_json_if_there(folder / "vocab.json")
+    with reading(folder / "tokenizer.json"):
+        tokenizer = read_json_if_there(folder / "tokenizer.json")
+        vocabulary = section(tokenizer, "model", "tokenizer.json").get("vocab")
         ids.update(vocabulary if isinstance(vocabulary, dict) else {})
         ids.update({token["content"]: token["id"] for token in tokenizer.get("added_tokens") or []})
     ids.update(read_json_if_there(folder / "added_tokens.json"))
-    decoder = read_json_if_there(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
-    ids.update({token["content"]: int(number) for number, token in decoder.items()})
+    with reading(folder / "tokenizer_config.json"):
+        decoder = section(
+            read_json_if_there(folder / "tokenizer_config.json"), "added_tokens_decoder", "tokenizer_config.json"
+        )
+        ids.update({token["content"]: int(number) for number, token in decoder.items()})
     return ids
 
 
 def read_chat_template(folder: Path) -> Optional[str]:
     """The chat template, from whichever of the four places transformers has kept it in."""
     if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        with reading(folder / "chat_template.jinja"):
+            return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
         template = read_json_if_there(folder / name).get("chat_template")
         if isinstance(template, list):  # named templates
-            template = next((one["template"] for one in template if one.get("name") == "default"), None)
+            with reading(folder / name):
+                template = next((one["template"] for one in template if one.get("name") == "default"), None)
+        if template and not isinstance(template, str):
+            raise ConvertError(f"{folder / name} has a chat_template that is no text but {template!r}.")
         if template:
             return template
     return None
@@ -85,14 +92,34 @@ def read_chat_template(folder: Path) -> Optional[str]:
 
 def image_settings(folder: Path) -> dict[str, Any]:
     """The source's image processor settings: preprocessor_config.json, or nested in processor_config.json (5.x)."""
-    nested = read_json_if_there(folder / "processor_config.json").get("image_processor") or {}
+    nested = section(read_json_if_there(folder / "processor_config.json"), "image_processor", "processor_config.json")
     return {**nested, **read_json_if_there(folder / "preprocessor_config.json")}
+
+
+def check_images(images: dict[str, Any], file: Path, names: Optional[dict[str, str]] = None) -> dict[str, Any]:
+    """The settings themselves, once an ArgusImageProcessor was made of them.
+
+    Args:
+        file: where they were read, for the message.
+        names: what they are called there, where that differs.
+
+    Raises:
+        ConvertError: a setting of another type or out of range.
+    """
+    from processing_argus import ArgusImageProcessor
+
+    try:
+        ArgusImageProcessor(**images)
+    except MALFORMED as error:
+        sentence = re.sub(r"\b(\w+)=", lambda match: (names or {}).get(match[1], match[1]) + "=", str(error))
+        raise ConvertError(f"{file} has settings that cannot be: {sentence}") from error
+    return images
 
 
 def _statistics(raw: dict[str, Any], mean: list[float], std: list[float]) -> dict[str, Any]:
     refuse_unless(raw, PIXELS_ONLY, "preprocessor_config")
     factor = raw.get("rescale_factor") or 1 / 255
-    if abs(factor * 255 - 1) > 1e-6:
+    if not is_number(factor) or abs(factor * 255 - 1) > 1e-6:
         raise ConvertError(
             f"preprocessor_config.rescale_factor is {factor!r}; Argus' pixels are rescaled by 1/255 only."
         )
@@ -146,6 +173,7 @@ def read_internvl_images(folder: Path, image_size: int) -> dict[str, Any]:
 
 def read_internvl_chat_images(folder: Path, config: dict[str, Any], image_size: int) -> dict[str, Any]:
     """ArgusImageProcessor's settings from the original layout, which keeps the tiling in config.json."""
+    refuse_unless(config, {"dynamic_image_size": (True, False, None)}, "config")
     dynamic = config.get("dynamic_image_size", False)
     settings = read_internvl_images(folder, image_size) if (folder / "preprocessor_config.json").is_file() else {}
     return {
@@ -153,7 +181,7 @@ def read_internvl_chat_images(folder: Path, config: dict[str, Any], image_size: 
         "tile_size": image_size,
         "min_tiles": config.get("min_dynamic_patch", 1) if dynamic else 1,
         "max_tiles": config.get("max_dynamic_patch", 6) if dynamic else 1,
-        "use_thumbnail": bool(config.get("use_thumbnail", False)),
+        "use_thumbnail": config.get("use_thumbnail") or False,
         "max_upscale": None,
         "resample": BICUBIC,
         "image_mean": settings.get("image_mean", IMAGENET_MEAN),
@@ -273,6 +301,16 @@ def write_argus_processor(
         (out / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
+def check_processor(folder: Path, source: Path) -> None:
+    """Makes the processor of the files that were written for `source`: what it refuses becomes a ConvertError."""
+    from processing_argus import ArgusProcessor
+
+    try:
+        ArgusProcessor.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ConvertError(f"{source}'s tokenizer and processor files make no processor that works: {error}") from error
+
+
 def write_foreign_processor(source: Path, out: Path, target: str, config) -> None:
     """The processor and tokenizer files of SmolVLM, Idefics3 or InternVL, from those of an Argus folder.
 
@@ -291,6 +329,7 @@ def write_foreign_processor(source: Path, out: Path, target: str, config) -> Non
         raise ConvertError(
             f"prompt_layout is {ours['prompt_layout']!r}; a {target} processor writes {family!r} prompts only."
         )
+    check_images(images, source / "preprocessor_config.json")
     vision = config.vision_config
     shared = {
         "do_resize": True,

@@ -6,6 +6,7 @@ Saved configs may leave out what equals the default of transformers' own class, 
 
 from typing import Any, Optional
 
+from .checks import check_fields, is_number, section
 from .errors import ConvertError
 
 LLAMA_DEFAULTS = {
@@ -76,9 +77,9 @@ def refuse_unless(config: dict[str, Any], allowed: dict[str, tuple], where: str)
 
 def read_rope(raw: dict[str, Any], default_theta: float, where: str = "text_config") -> dict[str, Any]:
     """{"rope_theta", "rope_scaling"} from transformers 4's two fields or transformers 5's one."""
-    parameters = dict(raw.get("rope_parameters") or {})
+    parameters = dict(section(raw, "rope_parameters"))
     theta = parameters.pop("rope_theta", None) or raw.get("rope_theta") or default_theta
-    scaling = dict(parameters or raw.get("rope_scaling") or {})
+    scaling = dict(parameters or section(raw, "rope_scaling"))
     old_name = scaling.pop("type", None)
     kind = scaling.get("rope_type") or old_name or "default"
     if kind not in ("default", "llama3", "dynamic"):
@@ -114,6 +115,7 @@ def read_text(raw: dict[str, Any], where: str = "text_config") -> dict[str, Any]
             f"{where} has {sliding[0]} layers (sliding_window {raw.get('sliding_window')!r}); Argus' attention is full."
         )
     fields = {name: raw.get(name, defaults[name]) for name in TEXT_FIELDS}
+    check_fields(fields, config_class("ArgusTextConfig"), f"{where}.")
     if fields["num_key_value_heads"] is None:
         fields["num_key_value_heads"] = fields["num_attention_heads"]
     if fields["head_dim"] is None:
@@ -138,7 +140,14 @@ def read_token_ids(text: dict[str, Any], generation: dict[str, Any], vocab_size:
 def in_vocabulary(value: Any, vocab_size: int) -> bool:
     """Whether a token id (or each of a list) exists."""
     ids = value if isinstance(value, list) else [value]
-    return bool(ids) and all(isinstance(one, int) and 0 <= one < vocab_size for one in ids)
+    return bool(ids) and all(type(one) is int and 0 <= one < vocab_size for one in ids)
+
+
+def config_class(name: str) -> type:
+    """ArgusVisionConfig or ArgusTextConfig, imported when it is needed: transformers takes its time."""
+    import modeling_argus
+
+    return getattr(modeling_argus, name)
 
 
 def _square(value: Any, name: str) -> int:
@@ -149,8 +158,18 @@ def _square(value: Any, name: str) -> int:
     return sides[0]
 
 
+def _vision_fields(full: dict[str, Any]) -> dict[str, Any]:
+    fields = {
+        **{name: full[name] for name in VISION_FIELDS},
+        "image_size": _square(full["image_size"], "image_size"),
+        "patch_size": _square(full["patch_size"], "patch_size"),
+    }
+    check_fields(fields, config_class("ArgusVisionConfig"), "vision_config.")
+    return fields
+
+
 def _factor(ratio: Any) -> int:
-    factor = round(1 / ratio) if ratio else 0
+    factor = round(1 / ratio) if is_number(ratio) and ratio else 0
     if not factor or factor * ratio != 1:
         raise ConvertError(f"downsample_ratio is {ratio!r}; it must be one over a whole number.")
     return factor
@@ -159,12 +178,7 @@ def _factor(ratio: Any) -> int:
 def read_siglip(raw: dict[str, Any]) -> dict[str, Any]:
     """ArgusVisionConfig's fields from SmolVLM's, Idefics3's or SigLIP's tower."""
     full = {**SIGLIP_DEFAULTS, **raw}
-    return {
-        **{name: full[name] for name in VISION_FIELDS},
-        "image_size": _square(full["image_size"], "image_size"),
-        "patch_size": _square(full["patch_size"], "patch_size"),
-        "attention_bias": True,
-    }
+    return {**_vision_fields(full), "attention_bias": True}
 
 
 def read_internvit(raw: dict[str, Any]) -> dict[str, Any]:
@@ -172,9 +186,7 @@ def read_internvit(raw: dict[str, Any]) -> dict[str, Any]:
     refuse_unless(raw, INTERNVL_VISION_ONLY, "vision_config")
     full = {**INTERNVIT_DEFAULTS, **raw}
     return {
-        **{name: full[name] for name in VISION_FIELDS},
-        "image_size": _square(full["image_size"], "image_size"),
-        "patch_size": _square(full["patch_size"], "patch_size"),
+        **_vision_fields(full),
         "attention_bias": full["attention_bias"],
         "use_class_token": True,
         "use_layer_scale": True,
@@ -193,6 +205,8 @@ def read_internvit_chat(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _tied(raw: dict[str, Any], text: dict[str, Any], default: bool) -> Optional[bool]:
     """Whether the head is the embedding; None where the two flags disagree, as the two majors then do."""
+    for where, flags in (("config", raw), ("text_config", text)):
+        refuse_unless(flags, {"tie_word_embeddings": (True, False, None)}, where)
     top = raw.get("tie_word_embeddings", default)
     inner = text.get("tie_word_embeddings", False)
     return top if bool(top) == bool(inner) else None
@@ -200,9 +214,8 @@ def _tied(raw: dict[str, Any], text: dict[str, Any], default: bool) -> Optional[
 
 def read_smolvlm(raw: dict[str, Any]) -> tuple[dict[str, Any], Optional[bool]]:
     """(ArgusConfig's fields, tied or None) from a SmolVLM or Idefics3 config."""
-    text = raw.get("text_config") or {}
-    text = {"model_type": "llama", **text}
-    vision = raw.get("vision_config") or {}
+    text = {"model_type": "llama", **section(raw, "text_config")}
+    vision = section(raw, "vision_config")
     for where, part in (("text_config", text), ("vision_config", vision), ("config", raw)):
         refuse_unless(part, {"use_resampler": (False, None), "qk_layer_norms": (False, None)}, where)
     fields = {
@@ -219,9 +232,9 @@ def read_smolvlm(raw: dict[str, Any]) -> tuple[dict[str, Any], Optional[bool]]:
 def read_internvl(raw: dict[str, Any]) -> tuple[dict[str, Any], Optional[bool]]:
     """(ArgusConfig's fields, tied or None) from an InternVL config of the -hf layout."""
     refuse_unless(raw, INTERNVL_ONLY, "config")
-    text = {"model_type": "qwen2", **(raw.get("text_config") or {})}
+    text = {"model_type": "qwen2", **section(raw, "text_config")}
     fields = {
-        "vision_config": read_internvit(raw.get("vision_config") or {}),
+        "vision_config": read_internvit(section(raw, "vision_config")),
         "text_config": read_text(text),
         "image_token_id": raw.get("image_token_id", 151667),
         "pixel_unshuffle_factor": _factor(raw.get("downsample_ratio", 0.5)),
@@ -235,14 +248,14 @@ def read_internvl(raw: dict[str, Any]) -> tuple[dict[str, Any], Optional[bool]]:
 def read_internvl_chat(raw: dict[str, Any], image_token_id: int) -> tuple[dict[str, Any], Optional[bool]]:
     """(ArgusConfig's fields, tied or None) from an original InternVLChatModel config, which names no image token."""
     refuse_unless({"ps_version": "v1", **raw}, INTERNVL_CHAT_ONLY, "config")
-    vision = read_internvit_chat(raw.get("vision_config") or {})
+    vision = read_internvit_chat(section(raw, "vision_config"))
     forced = raw.get("force_image_size")
     if forced and forced != vision["image_size"]:
         raise ConvertError(
             f"force_image_size is {forced} and vision_config.image_size {vision['image_size']}: the position "
             "embeddings would have to be interpolated, which Argus does not do."
         )
-    text = raw.get("llm_config") or {}
+    text = section(raw, "llm_config")
     fields = {
         "vision_config": vision,
         "text_config": read_text(text, "llm_config"),
