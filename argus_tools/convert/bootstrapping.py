@@ -17,6 +17,7 @@ from argus_tools.paths import card_path
 
 from . import processors
 from .checkpoint import MAX_SHARD_BYTES, Checkpoint, Progress, read_json, read_json_if_there, staged_folder, write_json
+from .checks import reading, section
 from .converting import (
     ConvertResult,
     build_config,
@@ -76,7 +77,7 @@ def bootstrap(
         vision, text: instead of `smolvlm`: an InternViT (alone or in an InternVL; either layout) or SigLIP, and a Llama
             or Qwen2 language model.
         num_location_bins: K, the location tokens to add.
-        pixel_unshuffle_factor: r of an assembled model; 2 for InternViT and 4 for SigLIP by default.
+        pixel_unshuffle_factor: r of an assembled model alone; 2 for InternViT and 4 for SigLIP by default.
         seed: of the new embeddings and of the fresh connector.
         dtype: "float32", "bfloat16" or "float16"; None keeps the language model's.
         progress: called with (tensors done, tensors in all, name) as tensors are written.
@@ -93,6 +94,13 @@ def bootstrap(
         smolvlm, vision, text = parts.get("smolvlm"), parts.get("vision"), parts.get("text")
     if (smolvlm is None) == (vision is None) or (vision is None) != (text is None):
         raise ConvertError("name either smolvlm=, or both vision= and text=, to make a model from.")
+    if smolvlm is not None and pixel_unshuffle_factor is not None:
+        raise ConvertError(
+            f"pixel_unshuffle_factor={pixel_unshuffle_factor!r} is for a model assembled from vision= and text=; a "
+            "SmolVLM keeps its own, which its connector was trained with."
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+        raise ConvertError(f"seed={seed!r} must be a whole number of 64 bits.")
     cast = read_dtype(dtype)
     with contextlib.ExitStack() as stack:
         if smolvlm is not None:
@@ -121,6 +129,7 @@ def bootstrap(
         _check_shapes(plan, config)
         write_argus_config(staged, config, {"_from_model_config": True, **special})
         _write_processor(size, staged, config, num_location_bins)
+        processors.check_processor(staged, source.folder)
         if cast is None:
             cast = plan.load("model.text_model.norm.weight").dtype
         written = write_plan(staged, plan, cast, max_shard_bytes, progress)
@@ -164,20 +173,22 @@ def _assemble(
     if tower.model_type not in VISION_SOURCES:
         known = ", ".join(map(repr, VISION_SOURCES))
         raise ConvertError(f"{tower.folder} has model_type {tower.model_type!r}; vision= takes {known}.")
-    table, read, part, scope = VISION_SOURCES[tower.model_type]
-    vision = read(tower.config if part is None else tower.config.get(part) or {})
+    table, read, scoped, scope = VISION_SOURCES[tower.model_type]
+    with reading(tower.folder / "config.json"):
+        vision = read(tower.config if scoped is None else section(tower.config, scoped))
     images = processors.image_settings(tower.folder)
     own = ([0.5] * 3, [0.5] * 3) if table is SIGLIP else (processors.IMAGENET_MEAN, processors.IMAGENET_STD)
     vision |= {"image_mean": images.get("image_mean") or own[0], "image_std": images.get("image_std") or own[1]}
     if table is SIGLIP:
         vision["use_post_layernorm"] = True
-    text = read_text(language.config, "config")
+    with reading(language.folder / "config.json"):
+        text = read_text(language.config, "config")
     tied = head_is_tied(language, CAUSAL_LM, bool(language.config.get("tie_word_embeddings", False)))
     fields = {
         "vision_config": vision,
         "text_config": {**text, "tie_word_embeddings": tied},
         "image_token_id": 0,
-        "pixel_unshuffle_factor": factor or (4 if table is SIGLIP else 2),
+        "pixel_unshuffle_factor": (4 if table is SIGLIP else 2) if factor is None else factor,
         "connector_type": "linear",
         "connector_bias": False,
         "tie_word_embeddings": tied,
@@ -210,7 +221,10 @@ def _write_tokenizer(source: Path, out: Path, num_location_bins: int) -> tuple[d
 
     def named(key: str) -> Optional[str]:
         value = config.get(key)
-        return value["content"] if isinstance(value, dict) else value
+        value = value.get("content") if isinstance(value, dict) else value
+        if value is not None and not isinstance(value, str):
+            raise ConvertError(f"{source / 'tokenizer_config.json'} has a {key} that is no text but {value!r}.")
+        return value
 
     names = {
         "bos": named("bos_token") or TURN_START,

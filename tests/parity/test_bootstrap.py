@@ -239,6 +239,13 @@ def test_refusals(smolvlm, qwen, tmp_path):
         bootstrap(None, out, smolvlm=smolvlm, text=qwen)
     with pytest.raises(ConvertError, match="num_location_bins=1 must be"):
         bootstrap(None, out, smolvlm=smolvlm, num_location_bins=1)
+    with pytest.raises(ConvertError, match="pixel_unshuffle_factor=3 is for a model assembled"):
+        bootstrap(None, out, smolvlm=smolvlm, pixel_unshuffle_factor=3)
+    with pytest.raises(ConvertError, match=r"pixel_unshuffle_factor of config\.json is 0"):
+        bootstrap(None, out, vision=vision, text=qwen, pixel_unshuffle_factor=0)
+    for seed in (2**64, -(2**63) - 1, "x"):
+        with pytest.raises(ConvertError, match="must be a whole number of 64 bits"):
+            bootstrap(None, out, smolvlm=smolvlm, seed=seed)
     with pytest.raises(ConvertError, match=r"size='256m' has vision_config\.hidden_size 768, but the parts have 24"):
         bootstrap("256m", out, smolvlm=smolvlm)
     with pytest.raises(ConvertError, match="model_type 'qwen2'; smolvlm= takes"):
