@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from .paths import default_model_path, hub_code_files
@@ -42,8 +43,9 @@ def export(
     """Write the flat hub folder of the folder `model` (None: the embedded argus-nano) to `out`, and return its path.
 
     `force` replaces an earlier export in `out`, of which only entries whose names begin with a dot (.git) are kept.
-    Raises FileNotFoundError where the checkpoint is incomplete, ValueError where it is not an Argus checkpoint, and
-    FileExistsError where `out` holds something that may not be replaced. In each case `out` is left as it was.
+    Raises FileNotFoundError where the checkpoint is incomplete, ValueError where it is not an Argus checkpoint or a
+    file of it is damaged, and FileExistsError where `out` holds something that may not be replaced. In each case `out`
+    is left as it was.
     """
     source = Path(model) if model is not None else default_model_path()
     target = Path(os.path.abspath(out))
@@ -77,7 +79,7 @@ def _checked_files(source: Path) -> list[Path]:
         raise FileNotFoundError(
             f"no config.json in {source}: export wants a folder with a converted or trained Argus model"
         )
-    model_type = json.loads((source / "config.json").read_text(encoding="utf-8")).get("model_type")
+    model_type = _read_object(source / "config.json").get("model_type")
     if model_type != "argus":
         raise ValueError(f"{source} holds a model of type {model_type!r}, not 'argus': run `argus convert` on it first")
 
@@ -93,14 +95,43 @@ def _checked_files(source: Path) -> list[Path]:
             f"no weights (*.safetensors) in {source}{found}: `argus convert` and `argus bootstrap` write them"
         )
     for index in source.glob("*.safetensors.index.json"):
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        weight_map = _read_object(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+            raise ValueError(f"{index} has no weight_map from tensors to files")
+        shards = set(weight_map.values())
         if missing := sorted(shards - names):
             raise FileNotFoundError(f"{index} names shards that are not there: {', '.join(missing)}")
     if not names & {"processor_config.json", "preprocessor_config.json"}:
         raise FileNotFoundError(f"no processor_config.json in {source}: save the processor there too")
     if not names & {"tokenizer.json"}:
         raise FileNotFoundError(f"no tokenizer.json in {source}: save the processor there too")
+    for name in names & set(_AUTO_MAPS):
+        if not isinstance(_read_object(source / name).get("auto_map") or {}, dict):
+            raise ValueError(f"auto_map in {source / name} is not an object of Auto classes and their classes")
+    for path in files:
+        if path.suffix == ".safetensors":
+            _check_weights(path)
     return files
+
+
+def _read_object(path: Path) -> dict:
+    """The JSON object in a file. Raises ValueError, which names the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return value
+
+
+def _check_weights(path: Path) -> None:
+    """Reads the header alone. Raises ValueError for a file that is no whole safetensors file."""
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
 
 
 def _check_target(target: Path, source: Path, force: bool) -> None:
@@ -128,7 +159,7 @@ def _write_auto_maps(folder: Path) -> None:
         if not path.exists():
             continue
         config = json.loads(path.read_text(encoding="utf-8"))
-        config["auto_map"] = {**config.get("auto_map", {}), **auto_map}
+        config["auto_map"] = {**(config.get("auto_map") or {}), **auto_map}
         if isinstance(config.get("image_processor"), dict):  # 5.x nests it in processor_config.json
             config["image_processor"]["auto_map"] = {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -143,7 +174,7 @@ def _move(work: Path, target: Path) -> None:
     os.replace(target, old)
     try:
         os.replace(work, target)
-    except OSError:
+    except BaseException:  # a full disk, Ctrl-C
         os.replace(old, target)
         raise
     for path in old.iterdir():

@@ -114,6 +114,42 @@ def test_missing_shards_and_pickles_and_other_models_are_refused(tiny_checkpoint
         export(tmp_path / "nowhere", tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("config.json", "[]", "config.json holds no JSON object"),
+        ("config.json", "{", "config.json cannot be read as JSON"),
+        ("config.json", '{"model_type": "argus", "auto_map": ["x"]}', "auto_map in .*config.json"),
+        ("processor_config.json", "[]", "processor_config.json holds no JSON object"),
+        ("processor_config.json", '{"auto_map": ["x"]}', "auto_map in .*processor_config.json"),
+        ("model.safetensors.index.json", "{}", "index.json has no weight_map"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 1}}', "index.json has no weight_map"),
+        ("model.safetensors", "xx", "model.safetensors is not a whole safetensors file"),
+    ],
+)
+def test_damaged_files_are_named(tiny_checkpoint, tmp_path, name, content, message):
+    source = shutil.copytree(tiny_checkpoint, tmp_path / "source")
+    (source / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        export(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_an_interrupted_replacement_keeps_the_earlier_export(tiny_checkpoint, tmp_path, monkeypatch):
+    out = export(tiny_checkpoint, tmp_path / "out")
+    replace = export_module.os.replace
+
+    def interrupted(old, new):
+        if new == out and "-old-" not in str(old):
+            raise KeyboardInterrupt
+        replace(old, new)
+
+    monkeypatch.setattr(export_module.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(tiny_checkpoint, out, force=True)
+    assert (out / "config.json").is_file() and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_nothing_is_left_of_an_interrupted_export(tiny_checkpoint, tmp_path, monkeypatch):
     def full_disk(folder):
         raise OSError("no space left on device")
