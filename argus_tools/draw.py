@@ -18,7 +18,15 @@ SHORTEST_SIDE = 64  # room for a label on a strip
 MAX_SIDE = 4096  # but nothing is enlarged beyond this
 MAX_LINES = 3
 
+# Formats that hold colours, one picture a file. Pillow knows names of many more, which it reads only or writes in grey.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
 Box = tuple[float, float, float, float]
+
+
+def drawable_suffix(suffix: str) -> bool:
+    """Whether a drawing can be saved under a name that ends so (".png") by this build of Pillow."""
+    return suffix.lower() in SUFFIXES and Image.registered_extensions().get(suffix.lower()) in Image.SAVE
 
 
 def caption_color(caption: str) -> tuple[int, int, int]:

@@ -102,5 +102,13 @@ def test_numbers_that_do_not_fit_together_are_refused():
         draw_regions(gray(10, 10), [(0, 0, 1, 1)], ["a"], [0.1, 0.2])
 
 
+def test_every_format_that_is_offered_can_be_written_in_colour(tmp_path):
+    for suffix in filter(draw.drawable_suffix, draw.SUFFIXES):
+        gray(20, 10).save(tmp_path / f"out{suffix}")
+        with Image.open(tmp_path / f"out{suffix}") as image:
+            assert image.size == (20, 10)
+    assert draw.drawable_suffix(".PNG") and not draw.drawable_suffix(".psd") and not draw.drawable_suffix("")
+
+
 def test_other_modes_become_rgb():
     assert draw_regions(Image.new("LA", (50, 50)), [(5, 5, 30, 30)], ["a dog"]).mode == "RGB"
