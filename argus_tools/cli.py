@@ -2,14 +2,18 @@
 
 What is here is cheap to import, so that `argus --help` is quick: torch and transformers are imported by the command
 that needs them. Exit status: 0; 2 and one line on stderr for bad input; 1 and one line for a fault of the program;
-130 after Ctrl-C; 141 if whoever read the output went away. `--debug` adds the traceback.
+130 after Ctrl-C, 143 and 129 after SIGTERM and SIGHUP; 141 if whoever read the output went away. `--debug` adds the
+traceback.
 """
 
 import argparse
 import contextlib
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
 
 from . import __version__
 from .cli_support import CommandError, one_line, quiet
@@ -17,8 +21,19 @@ from .cli_support import CommandError, one_line, quiet
 DTYPES = ("float32", "bfloat16", "float16")
 
 
+class _Help(Exception):
+    """--help and --version are answered: there is nothing more to do."""
+
+
+class _Ended(SystemExit):
+    """A signal ends the program; `code` is 128 and its number."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Errors become CommandError, so that every one of them leaves by the same door, in one line."""
+
+    def exit(self, status=0, message=None):
+        raise _Help
 
     def error(self, message):
         raise CommandError(f"{message} (`{self.prog} --help` shows how)")
@@ -28,15 +43,19 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status. `argv` without the program's name; None: this process's."""
     argv = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in argv
+    _open_closed_streams()
     try:
-        with contextlib.suppress(SystemExit):  # --help and --version, which are no failures
-            arguments = build_parser().parse_args(argv)
-            with quiet(debug):
-                arguments.run(arguments)
-        sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's exit
+        with _ending_on_signals():
+            with contextlib.suppress(_Help):
+                arguments = build_parser().parse_args(argv)
+                with quiet(debug):
+                    arguments.run(arguments)
+            sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's exit
         return 0
     except KeyboardInterrupt:
         return _fail("interrupted", 130, False)
+    except _Ended as ended:
+        return _fail(f"ended by {signal.Signals(ended.code - 128).name}", ended.code, False)
     except BrokenPipeError:
         _silence_stdout()
         return 141
@@ -45,6 +64,36 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         hint = "" if debug else "; --debug shows where"
         return _fail(f"{type(error).__name__}: {one_line(error)}{hint}", 1, debug)
+
+
+def _open_closed_streams() -> None:
+    """Where the caller closed stdout or stderr, nothing is shown, but the work is done."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as Ctrl-C does, by an exception, so that what is half-written is removed."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # only the main thread may set handlers
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def end(number, frame):
+        for each in set_here:
+            signal.signal(each, signal.SIG_IGN)  # what is removed now is removed in peace
+        raise _Ended(128 + number)
+
+    set_here = [number for number in numbers if before[number] is signal.SIG_DFL]  # nohup's stay ignored
+    try:
+        for number in set_here:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number in set_here:
+            signal.signal(number, before[number])
 
 
 def _fail(message: str, status: int, debug: bool) -> int:
