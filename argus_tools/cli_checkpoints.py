@@ -1,9 +1,18 @@
 """`argus convert`, `argus bootstrap` and `argus export`: arguments in, one folder and a summary out."""
 
-import json
+import os
+import re
 import sys
 
-from .cli_support import progress_bar, quiet_transformers
+from . import cli_models
+from .cli_support import CommandError, json_line, one_line, progress_bar, quiet_transformers
+
+# Arguments of Python that convert's errors name, and what they are on the command line.
+_OPTIONS = {"smolvlm": "--source", "size": "SIZE"}
+_OPTIONS |= {
+    name: "--" + name.replace("_", "-")
+    for name in ("vision", "text", "num_location_bins", "pixel_unshuffle_factor", "seed", "dtype", "to")
+}
 
 
 class _Bar:
@@ -30,7 +39,10 @@ def run_convert(arguments) -> None:
     from .convert import convert
 
     with quiet_transformers(arguments.debug), _Bar("convert") as bar:
-        result = convert(arguments.source, arguments.out, to=arguments.to, dtype=arguments.dtype, progress=bar)
+        try:
+            result = convert(arguments.source, _out(arguments), to=arguments.to, dtype=arguments.dtype, progress=bar)
+        except ValueError as error:
+            raise CommandError(with_options(one_line(error))) from error
     _report(result, arguments.json)
 
 
@@ -39,18 +51,21 @@ def run_bootstrap(arguments) -> None:
     from .convert import bootstrap
 
     with quiet_transformers(arguments.debug), _Bar("bootstrap") as bar:
-        result = bootstrap(
-            arguments.size.removeprefix("argus-") if arguments.size is not None else None,
-            arguments.out,
-            smolvlm=arguments.smolvlm,
-            vision=arguments.vision,
-            text=arguments.text,
-            num_location_bins=arguments.num_location_bins,
-            pixel_unshuffle_factor=arguments.pixel_unshuffle_factor,
-            seed=arguments.seed,
-            dtype=arguments.dtype,
-            progress=bar,
-        )
+        try:
+            result = bootstrap(
+                arguments.size.removeprefix("argus-") if arguments.size is not None else None,
+                _out(arguments),
+                smolvlm=arguments.smolvlm,
+                vision=arguments.vision,
+                text=arguments.text,
+                num_location_bins=arguments.num_location_bins,
+                pixel_unshuffle_factor=arguments.pixel_unshuffle_factor,
+                seed=arguments.seed,
+                dtype=arguments.dtype,
+                progress=bar,
+            )
+        except ValueError as error:
+            raise CommandError(with_options(one_line(error))) from error
     _report(result, arguments.json)
 
 
@@ -58,12 +73,24 @@ def run_export(arguments) -> None:
     """`argus export --out DIR`; needs neither torch nor transformers."""
     from .export import export
 
-    path = export(arguments.model, arguments.out, force=arguments.force, progress=sys.stderr.isatty())
+    model = cli_models.model_folder(arguments.model)
+    path = export(model, _out(arguments), force=arguments.force, progress=sys.stderr.isatty())
     files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     if arguments.json:
-        print(json.dumps({"out": str(path), "files": files}, ensure_ascii=False))
+        print(json_line({"out": str(path), "files": files}))
     else:
         print(f"{path}: {len(files)} files, ready for a hub repository")
+
+
+def with_options(message: str) -> str:
+    """An error of Python's functions in the words of the command line: "seed=5" is "--seed 5"."""
+    names = "|".join(_OPTIONS)
+    return re.sub(rf"(?<![\w.=])({names})=(?=(\w|')?)", lambda m: _OPTIONS[m[1]] + (" " if m[2] else ""), message)
+
+
+def _out(arguments) -> str:
+    """`--out`; behind a symbolic link the folder itself, which can be replaced as a whole."""
+    return os.path.realpath(arguments.out) if os.path.islink(arguments.out) else arguments.out
 
 
 def _report(result, as_json: bool) -> None:
@@ -75,7 +102,7 @@ def _report(result, as_json: bool) -> None:
             "dtype": result.dtype,
             "notes": result.notes,
         }
-        print(json.dumps(fields, ensure_ascii=False))
+        print(json_line(fields))
         return
     millions = f"{result.num_parameters / 1e6:.1f}M parameters"
     print(f"{result.path}: {result.num_tensors} tensors, {millions}, {result.dtype}")

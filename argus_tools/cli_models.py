@@ -5,25 +5,36 @@ import re
 from pathlib import Path
 
 from .cli_support import CommandError, one_line
-from .paths import DEFAULT_MODEL, default_model_path
+from .paths import DEFAULT_MODEL, card_path, default_model_path
 
+_FAMILY_NAME = re.compile(r"argus-\w+")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def check_model(name: str | None) -> str:
+def model_folder(name: str | None) -> Path:
+    """The folder that is meant: a model of the family (None: argus-nano) unless a folder has that name."""
+    if name is None:
+        return default_model_path()
+    folder = Path(name).expanduser()
+    if _FAMILY_NAME.fullmatch(name) and not folder.exists():
+        try:
+            return default_model_path() if name == DEFAULT_MODEL else card_path(name)
+        except FileNotFoundError as error:
+            raise CommandError(f"--model {name}: {one_line(error)}") from error
+    return folder
+
+
+def check_model(name: str | None, trust_remote_code: bool = False) -> str:
     """The folder or hub repository that is meant, as far as that can be told without loading anything.
 
-    None and "argus-nano" are the embedded model.
-
     Raises:
-        CommandError: no such folder, or one without an Argus model's files.
+        CommandError: no such folder, one without an Argus model's files, or one with a generate() of its own that is
+            not trusted: some versions of transformers run it, from a local folder, without asking whether they may.
     """
-    folder = default_model_path() if name is None else Path(name).expanduser()
+    folder = model_folder(name)
     if not folder.exists():
         if _HUB_NAME.fullmatch(str(name)):
             return str(name)
-        if name == DEFAULT_MODEL:
-            return check_model(None)
         raise CommandError(f"--model {name}: no such folder, and not the name of a hub repository (owner/name)")
     if not folder.is_dir():
         raise CommandError(f"--model {name}: a file; a model is a folder with config.json, weights and a tokenizer")
@@ -39,6 +50,8 @@ def check_model(name: str | None) -> str:
     for file in ("processor_config.json", "tokenizer.json"):
         if not (folder / file).is_file():
             raise CommandError(f"no {file} in {folder}: save the processor there too")
+    if not trust_remote_code and (folder / "custom_generate").exists():
+        raise CommandError(f"{folder / 'custom_generate'} is code, which runs only with --trust-remote-code")
     return str(folder)
 
 
@@ -95,12 +108,17 @@ def load(name: str, device, dtype: str, trust_remote_code: bool):
             from processing_argus import ArgusProcessor
 
             _check_type(ArgusConfig.get_config_dict(name)[0].get("model_type"), name)
-            processor = ArgusProcessor.from_pretrained(name)
-            model = ArgusForConditionalGeneration.from_pretrained(name, dtype=torch_dtype)
+            # Said, not left out: left out, transformers asks on the terminal whether to run code that it finds.
+            processor = ArgusProcessor.from_pretrained(name, trust_remote_code=False)
+            model = ArgusForConditionalGeneration.from_pretrained(name, dtype=torch_dtype, trust_remote_code=False)
         model = model.to(device).eval()
     except CommandError:
         raise
     except Exception as error:  # damaged files raise many kinds: JSON, safetensors, tokenizers, shapes, memory
+        if "trust_remote_code=True" in str(error):  # transformers' refusal, in words of Python
+            raise CommandError(
+                f"{name} comes with code of its own, which runs only with --trust-remote-code"
+            ) from error
         raise CommandError(f"the model in {name} could not be loaded: {one_line(error)}") from error
     if not hasattr(model, "dense_caption") or not hasattr(processor, "post_process_dense_captioning"):
         raise CommandError(f"{name} is a {type(model).__name__}, not an Argus model: `argus convert` reads many kinds")

@@ -1,6 +1,8 @@
 """What all commands share: the error that ends one, quiet libraries, whole files, text that is safe to print."""
 
+import codecs
 import contextlib
+import json
 import os
 import sys
 import tempfile
@@ -78,6 +80,12 @@ def whole_file(target: Path) -> Iterator[Path]:
         raise CommandError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def json_line(fields: dict) -> str:
+    """One JSON object on one line, readable where stdout is UTF-8 and escaped where it could not hold every letter."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return json.dumps(fields, ensure_ascii=codecs.lookup(encoding).name != "utf-8")
 
 
 def progress_bar(total: int, what: str, unit: str):

@@ -5,14 +5,13 @@ once each: the same pixels go to the model and under the drawn boxes.
 """
 
 import argparse
-import json
 import math
 import os
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from . import cli_models
-from .cli_support import CommandError, one_line, printable, progress_bar, quiet_transformers, say, whole_file
+from .cli_support import CommandError, json_line, one_line, printable, progress_bar, quiet_transformers, say, whole_file
 
 TEXT_KEYS = {"detect": "labels", "dense-caption": "captions"}
 
@@ -20,17 +19,21 @@ TEXT_KEYS = {"detect": "labels", "dense-caption": "captions"}
 def run(arguments: argparse.Namespace) -> None:
     """One of the four commands. Raises CommandError, ValueError or OSError for bad input."""
     images, words = split_words(arguments)
+    for text in [*words, getattr(arguments, "prompt", None) or ""]:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):  # how Python holds bytes that are no UTF-8
+            raise CommandError(f"{text!a} is not UTF-8 text")
     check_images(images)
     questions = words if arguments.command == "ask" else [None]
     if arguments.stream and arguments.json:
         raise CommandError("--stream and --json exclude each other: an object is printed when it is whole")
     if arguments.stream and len(images) * len(questions) > 1:
         raise CommandError("--stream shows one answer: give one image and one question")
-    name = cli_models.check_model(arguments.model)
+    name = cli_models.check_model(arguments.model, arguments.trust_remote_code)
     drawings = drawing_paths(arguments.draw, images) if arguments.draw is not None else None
     several = len(images) > 1, len(questions) > 1
 
     import torch
+    from jinja2 import TemplateError
 
     with quiet_transformers(arguments.debug):
         device = cli_models.read_device(arguments.device)
@@ -46,6 +49,10 @@ def run(arguments: argparse.Namespace) -> None:
                 except torch.OutOfMemoryError as error:
                     advice = "take a smaller --batch-size or --max-tiles, or --dtype bfloat16"
                     raise CommandError(f"{device} has not enough memory: {advice}") from error
+                except TemplateError as error:
+                    raise CommandError(
+                        f"the chat template (chat_template.jinja) of {name} fails: {one_line(error)}"
+                    ) from error
                 for i, image in enumerate(batch):
                     drawing = drawings[start + i] if drawings is not None else None
                     for result in results[i]:
@@ -109,10 +116,10 @@ def drawing_paths(out: str, images: list[str]) -> list[Path]:
     name that ends in a slash), where drawings are named {stem}.png.
 
     Raises:
-        CommandError: several images and one name, two images with one stem, a suffix that is no image format, a place
-            that cannot be written, an input that would be overwritten.
+        CommandError: several images and one name, two images with one stem, a suffix of no format that is written, a
+            place that cannot be written, an input that would be overwritten.
     """
-    from PIL import Image
+    from .draw import drawable_suffix
 
     is_folder = os.path.isdir(out) or out.endswith(("/", os.sep))
     pattern = os.path.join(out, "{stem}.png") if is_folder else out
@@ -125,8 +132,9 @@ def drawing_paths(out: str, images: list[str]) -> list[Path]:
         if path in paths[:i]:
             first = images[paths.index(path)]
             raise CommandError(f"--draw {out}: {first} and {images[i]} would both be drawn to {path}")
-        if path.suffix.lower() not in Image.registered_extensions():
-            raise CommandError(f"--draw {path}: {path.suffix or 'no suffix'} is no image format; take .png or .jpg")
+        if not drawable_suffix(path.suffix):
+            reason = f"{path.suffix or 'no suffix'} is no image format that is written"
+            raise CommandError(f"--draw {path}: {reason}; take .png or .jpg")
         if path.is_dir():
             raise CommandError(f"--draw {path}: a folder is in its place")
         if path.exists() and any(os.path.exists(image) and path.samefile(image) for image in images):
@@ -221,7 +229,7 @@ def _show(image: str, pixels, result: dict, drawing: Path | None, several: tuple
         line = {"image": image, "width": width, "height": height, **result}
         if drawing is not None:
             line["drawn"] = str(drawing)
-        say(json.dumps(line, ensure_ascii=False))
+        say(json_line(line))
     elif text_key is not None:
         say("\n".join(region_lines(image, (width, height), result, text_key)))
         if drawing is not None:

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 import argus_tools.cli_models
 from argus_tools import __version__
 from argus_tools.cli import build_parser, main
+from argus_tools.cli_checkpoints import with_options
 from argus_tools.cli_support import CommandError, printable, whole_file
 from argus_tools.draw import caption_color
 from modeling_argus import ArgusForConditionalGeneration
@@ -259,6 +262,8 @@ def test_places_that_cannot_be_drawn_to(folder, pictures, tmp_path, capsys):
 
     assert "one name for 3 images" in draw(*pictures, "--draw", tmp_path / "out.png")
     assert "no image format" in draw(pictures[0], "--draw", tmp_path / "out.text")
+    for suffix in (".psd", ".fli", ".wmf", ".h5", ".msp", ".xbm"):  # read only, or without colours
+        assert f"{suffix} is no image format" in draw(pictures[0], "--draw", tmp_path / f"out{suffix}")
     assert "no suffix" in draw(pictures[0], "--draw", tmp_path / "out")
     assert "there is no folder" in draw(pictures[0], "--draw", tmp_path / "missing" / "out.png")
     assert "that is an input" in draw(pictures[0], "--draw", pictures[0])
@@ -309,6 +314,9 @@ def test_bad_words(capsys, pictures, folder):
     assert "look for is missing" in fails(capsys, "detect", pictures[0])
     assert "look for is missing" in fails(capsys, "detect", *pictures)
     assert "a phrase is empty" in fails(capsys, "detect", pictures[0], " ")
+    assert "not UTF-8" in fails(capsys, "ask", pictures[0], "What\udcff?")
+    assert "not UTF-8" in fails(capsys, "detect", pictures[0], "a\udce9 dog")
+    assert "not UTF-8" in fails(capsys, "caption", pictures[0], "--prompt", "\udcff")
     assert "one image and one question" in fails(capsys, "caption", *pictures, "--stream")
     assert "one image and one question" in fails(capsys, "ask", pictures[0], "-q", "A?", "-q", "B?", "--stream")
     assert "exclude each other" in fails(capsys, "caption", pictures[0], "--stream", "--json")
@@ -357,6 +365,42 @@ def test_bad_models(capsys, folder, pictures, tmp_path):
         if path.suffix != ".safetensors":
             (broken / path.name).write_bytes(path.read_bytes())
     assert "could not be loaded" in load(broken)
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copied")
+
+
+def test_a_generate_of_the_models_own_runs_only_when_trusted(capsys, copied, pictures, tmp_path):
+    """transformers 4.57 imports it while it loads a local folder, trusted or not."""
+    ran = tmp_path / "ran"
+    (copied / "custom_generate").mkdir()
+    (copied / "custom_generate" / "generate.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\n\ndef generate(model, **inputs):\n    raise ValueError('its own generate')\n"
+    )
+    message = fails(capsys, "caption", pictures[0], "--model", copied)
+    assert "custom_generate is code, which runs only with --trust-remote-code" in message and not ran.exists()
+
+
+def test_nobody_is_asked_whether_a_tokenizers_code_may_run(capsys, copied, pictures, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question="": asked.append(question) or "y")
+    path = copied / "tokenizer_config.json"
+    config = {**json.loads(path.read_text()), "auto_map": {"AutoTokenizer": [None, "foreign.ForeignTokenizer"]}}
+    path.write_text(json.dumps({**config, "tokenizer_class": "ForeignTokenizer"}))
+    (copied / "foreign.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    status = main(["caption", pictures[0], "--model", str(copied), "--max-new-tokens", "2"])
+    assert not asked and not (tmp_path / "ran").exists()
+    if status != 0:  # versions differ in whether they can do without the code
+        assert status == 2 and capsys.readouterr().err.endswith("runs only with --trust-remote-code\n")
+
+
+def test_a_broken_chat_template_is_named(capsys, copied, pictures):
+    (copied / "chat_template.jinja").write_text("{% for message in %}")
+    assert "chat_template.jinja" in fails(capsys, "caption", pictures[0], "--model", copied)
+    (copied / "chat_template.jinja").write_text("{{ raise_exception('not today') }}")
+    assert "chat_template.jinja" in fails(capsys, "caption", pictures[0], "--model", copied)
 
 
 def test_hub_names_are_asked_from_the_hub(capsys, pictures):
@@ -451,8 +495,40 @@ def test_convert_and_bootstrap_refuse_in_one_line(capsys, folder, tmp_path):
     assert "--to" in fails(capsys, "convert", folder, "--out", out, "--to", "gguf")
     assert "--out" in fails(capsys, "convert", folder)
     assert "'7b' is unknown" in fails(capsys, "bootstrap", "7b", "--out", out)
-    assert "vision=" in fails(capsys, "bootstrap", "--out", out)
+    assert "--source, or both --vision and --text, to" in fails(capsys, "bootstrap", "--out", out)
+    assert "SIZE '7b'" in fails(capsys, "bootstrap", "7b", "--out", out)
+    assert "--num-location-bins 1 must" in fails(capsys, "bootstrap", "256m", "--num-location-bins=1", "--out", out)
+    for words in (["256m"], ["--source", folder], ["256m", "--source", folder]):
+        message = fails(capsys, "bootstrap", *words, "--pixel-unshuffle-factor", "2", "--out", out)
+        assert "--pixel-unshuffle-factor 2 is for a model assembled from --vision and --text;" in message
+    assert "--source takes" in with_options("x; smolvlm= takes 'a'") and with_options("a.size=3") == "a.size=3"
+    for seed in ("99999999999999999999", "-99999999999999999999", "1.5"):
+        assert "--seed" in fails(capsys, "bootstrap", "--source", folder, "--seed=" + seed, "--out", out)
     assert not out.exists()
+
+
+def test_a_linked_folder_is_written_where_it_is(capsys, folder, tmp_path):
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    assert main(["export", "--model", folder, "--out", str(link)]) == 0
+    assert link.is_symlink() and (tmp_path / "real" / "config.json").is_file()
+    shutil.rmtree(tmp_path / "real")
+    (tmp_path / "real").mkdir()
+    assert main(["bootstrap", "--source", folder, "--num-location-bins", "1500", "--out", str(link)]) == 0
+    assert link.is_symlink() and (tmp_path / "real" / "config.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_models_of_the_family_are_known_by_name(capsys, folder, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(argus_tools.cli_models, "default_model_path", lambda: Path(folder))
+    assert main(["export", "--model", "argus-nano", "--out", "out"]) == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    capsys.readouterr()
+    for words in (["export", "--out", "b"], ["caption", pictures[0]]):  # cards alone ship of the larger ones
+        assert "no weights" in fails(capsys, *words, "--model", "argus-256m")
+        assert "argus-256m, argus-2b" in fails(capsys, *words, "--model", "argus-7b")
 
 
 def test_convert_and_bootstrap_pass_on_what_was_typed(capsys, monkeypatch, tmp_path):
@@ -541,3 +617,45 @@ def test_a_closed_pipe_is_no_traceback():
     done = run_program(["-m", "argus_tools.cli", "--help"], stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert done.returncode == 141 and done.stderr == ""
+
+
+def test_json_stays_json_on_a_narrow_encoding(folder, pictures, says, monkeypatch):
+    says("A crème brûlée.")
+    for encoding, letters in (("ascii", b"cr\\u00e8me"), ("latin-1", b"cr\\u00e8me"), ("UTF8", "crème".encode())):
+        stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["caption", pictures[0], "--model", folder, "--json"]) == 0
+        line = stdout.buffer.getvalue()
+        assert letters in line and json.loads(line)["caption"] == "A crème brûlée."
+
+
+def test_closed_streams_are_no_traceback(folder, pictures, tmp_path, monkeypatch, capfd):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)  # as with >&-
+        patch.setattr(sys, "stderr", None)
+        draw = ["--draw", str(tmp_path / "out.png"), "--max-new-tokens", "2"]
+        assert main(["dense-caption", pictures[0], "--model", folder, *draw]) == 0
+        patch.setattr(sys, "stderr", None)
+        assert main(["caption", "nope.png"]) == 2
+    assert (tmp_path / "out.png").is_file() and capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_behind(folder, tmp_path, number):
+    code = (
+        "import os, sys, argus_tools.cli, argus_tools.export as export\n"
+        "def end(folder): print(len(os.listdir(folder))), os.kill(os.getpid(), int(sys.argv[1]))\n"
+        "export._write_auto_maps = end\n"
+        "sys.exit(argus_tools.cli.main(sys.argv[2:]))"
+    )
+    words = ["-c", code, str(int(number)), "export", "--model", folder, "--out", str(tmp_path / "out")]
+    done = run_program(words, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (128 + number, f"argus: error: ended by {number.name}\n")
+    assert int(done.stdout) > 5 and not list(tmp_path.iterdir())
+
+
+def test_handlers_are_put_back(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["--version"]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
