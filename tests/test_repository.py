@@ -138,10 +138,7 @@ def test_cards_hold_data_and_no_code(card):
 
 
 def test_no_pickles_and_no_eval():
-    """Pickles and the builtins eval and exec run what a file says; nothing here may.
-
-    `torch.load(weights_only=True)` runs nothing; a training run's own state, which is never published, is read so.
-    """
+    """Pickles and the builtins eval and exec run what a file says; nothing here may."""
     for path in tracked_files():
         if path.suffix != ".py" or "tests" in path.relative_to(ROOT).parts[:1]:
             continue
@@ -151,12 +148,7 @@ def test_no_pickles_and_no_eval():
                 names = [a.name for a in node.names] + [getattr(node, "module", None)]
                 assert not {"pickle", "cPickle", "dill", "joblib"} & set(names), where
             if isinstance(node, ast.Call):
-                if ast.unparse(node.func) == "torch.load" and path.is_relative_to(ROOT / "argus_tools" / "train"):
-                    assert "weights_only=True" in ast.unparse(node), where
-                    continue
-                assert ast.unparse(node.func) not in {"eval", "exec", "torch.load", "pickle.load", "pickle.loads"}, (
-                    where
-                )
+                assert ast.unparse(node.func) not in {"eval", "exec", "torch.load", "torch.save"}, where
                 allowed = [k for k in node.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"]
                 assert not allowed, where
 

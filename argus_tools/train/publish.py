@@ -23,6 +23,7 @@ from processing_argus import CHAT_TEMPLATE
 
 from .curve import draw_curve
 from .tokenizer import IMAGE, save_tokenizer
+from .train import CHECKPOINT, load_weights, read_checkpoint
 
 
 def publish(run: str | Path, out: str | Path, *, max_tiles: int = 1, dtype: torch.dtype = torch.bfloat16) -> Path:
@@ -32,10 +33,13 @@ def publish(run: str | Path, out: str | Path, *, max_tiles: int = 1, dtype: torc
     """
     run, out = Path(run), Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = torch.load(run / "checkpoint.pt", weights_only=True, map_location="cpu")
+    checkpoint = read_checkpoint(run)
+    if checkpoint is None:
+        raise FileNotFoundError(f"no {CHECKPOINT} in {run}")
+    learned, _, state, plan = checkpoint
     config = ArgusConfig.from_pretrained(run)
     model = ArgusForConditionalGeneration(config)
-    model.load_state_dict(checkpoint["model"])
+    load_weights(model, learned)
     model.to(dtype)
     with tempfile.TemporaryDirectory(dir=out) as folder:
         model.save_pretrained(folder)
@@ -60,12 +64,11 @@ def publish(run: str | Path, out: str | Path, *, max_tiles: int = 1, dtype: torc
         "image_mean": config.vision_config.image_mean,
         "image_std": config.vision_config.image_std,
     }
-    bins = checkpoint["plan"]["bins"]
-    write_argus_processor(out, images, "native", IMAGE, config.image_seq_length, CHAT_TEMPLATE, bins)
+    write_argus_processor(out, images, "native", IMAGE, config.image_seq_length, CHAT_TEMPLATE, plan["bins"])
     training = out / "training"
     training.mkdir(exist_ok=True)
     settings = json.loads((run / "run.json").read_text(encoding="utf-8")) if (run / "run.json").is_file() else {}
-    write_json(training / "config.json", {**settings, "plan": checkpoint["plan"], "state": checkpoint["state"]})
+    write_json(training / "config.json", {**settings, "plan": plan, "state": state})
     if (run / "log.jsonl").is_file():
         lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         kept = lines[:: max(1, len(lines) // 300)]  # enough for the curve

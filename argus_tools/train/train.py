@@ -23,6 +23,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from .batches import IGNORED, BatchPlan, SceneBatches, attention_pattern
 from .nano import build_nano
@@ -136,27 +138,55 @@ def cell_weight_at(progress: float) -> float:
     return max(0.0, 1.0 - progress / 0.6)
 
 
+CHECKPOINT = "checkpoint.safetensors"
+
+
 def save_checkpoint(folder: Path, model, optimizer, state: TrainState, plan: BatchPlan) -> None:
-    """Writes `checkpoint.pt` whole or not at all."""
-    content = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "state": dataclasses.asdict(state),
-        "plan": dataclasses.asdict(plan),
-    }
-    torch.save(content, folder / "checkpoint.tmp")
-    os.replace(folder / "checkpoint.tmp", folder / "checkpoint.pt")
+    """Writes weights and optimizer state as tensors, `state` and `plan` as JSON in the header: whole or not at all."""
+    tensors = {f"model.{name}": value for name, value in model.named_parameters()}  # each tied weight once
+    for number, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
+    header = {"state": json.dumps(dataclasses.asdict(state)), "plan": json.dumps(dataclasses.asdict(plan))}
+    save_file({name: value.detach().contiguous() for name, value in tensors.items()}, folder / "checkpoint.tmp", header)
+    os.replace(folder / "checkpoint.tmp", folder / CHECKPOINT)
+
+
+def read_checkpoint(folder: Path) -> tuple[dict, dict, dict, dict] | None:
+    """(weights by name, optimizer state by parameter number, state, plan) of a run's checkpoint; None without one."""
+    if not (folder / CHECKPOINT).is_file():
+        return None
+    weights, moments = {}, {}
+    with safe_open(folder / CHECKPOINT, framework="pt") as file:
+        for key in file.keys():
+            part, _, name = key.partition(".")
+            if part == "model":
+                weights[name] = file.get_tensor(key)
+            else:
+                number, name = name.split(".")
+                moments.setdefault(int(number), {})[name] = file.get_tensor(key)
+        header = file.metadata()
+    return weights, moments, json.loads(header["state"]), json.loads(header["plan"])
+
+
+def load_weights(model, weights: dict) -> None:
+    """Copies a checkpoint's weights into the model. Raises ValueError where they are not the model's."""
+    own = dict(model.named_parameters())
+    if own.keys() != weights.keys():
+        raise ValueError(f"the checkpoint is of another model: {sorted(own.keys() ^ weights.keys())[:5]} differ")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])
 
 
 def load_checkpoint(folder: Path, model, optimizer) -> TrainState | None:
-    """Reads `checkpoint.pt` into model and optimizer; None where there is none."""
-    path = folder / "checkpoint.pt"
-    if not path.is_file():
+    """Reads a run's checkpoint into model and optimizer; None where there is none."""
+    found = read_checkpoint(folder)
+    if found is None:
         return None
-    content = torch.load(path, weights_only=True)
-    model.load_state_dict(content["model"])
-    optimizer.load_state_dict(content["optimizer"])
-    return TrainState(**content["state"])
+    weights, moments, state, _ = found
+    load_weights(model, weights)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    return TrainState(**state)
 
 
 def train(

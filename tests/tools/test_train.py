@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
 
 from argus_tools.train.batches import (
@@ -27,6 +28,7 @@ from argus_tools.train.scenes import Scene, SceneObject, render_scene
 from argus_tools.train.score import score
 from argus_tools.train.tokenizer import BOS, EOS, PAD, save_tokenizer, train_tokenizer
 from argus_tools.train.train import (
+    CHECKPOINT,
     TrainState,
     batch_losses,
     cell_weight_at,
@@ -210,8 +212,9 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, config):
     part = train(tmp_path / "part", max_steps=6, stop_after=3, **options)
     assert (whole.step, part.step) == (6, 3)
     assert train(tmp_path / "part", max_steps=6, **options).step == 6
-    one, two = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "part"))
-    assert all(torch.equal(one["model"][name], two["model"][name]) for name in one["model"])
+    one, two = (load_file(tmp_path / name / CHECKPOINT) for name in ("whole", "part"))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    assert any(name.startswith("optimizer.") for name in one)
     log = [json.loads(line) for line in (tmp_path / "part" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6]
 
