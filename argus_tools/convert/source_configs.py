@@ -60,6 +60,7 @@ INTERNVL_VISION_ONLY = {
     "use_qk_norm": (False, None),
     "norm_type": ("layer_norm", None),
     "use_mask_token": (False, None),
+    "use_mean_pooling": (True, False, None),
     "use_absolute_position_embeddings": (True, None),
 }
 INTERNVL_CHAT_ONLY = {"select_layer": (-1, None), "ps_version": ("v2",), "pad2square": (False, None)}

@@ -245,7 +245,7 @@ def test_slow_tokenizer_files(chat, tmp_path, monkeypatch):
     before = convert(chat, tmp_path / "fast")
     (chat / "tokenizer.json").unlink()
     # Code that the source brings is neither run nor asked about.
-    (chat / "configuration_theirs.py").write_text("raise SystemExit('the source's code was run')\n")
+    (chat / "configuration_theirs.py").write_text("raise SystemExit('code of the source was run')\n")
     edit(chat, "config.json", auto_map={"AutoConfig": "configuration_theirs.TheirConfig"})
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked about the source's code"))
     decoder = {str(number): {"content": token, "special": True, "normalized": False, "lstrip": False, "rstrip": False,

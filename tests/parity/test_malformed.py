@@ -72,6 +72,7 @@ def broken(sources, tmp_path):
         ("internvl", "config", {"downsample_ratio": "x"}, "downsample_ratio is 'x'"),
         ("internvl", "config", {"projector_hidden_act": 5}, "connector_hidden_act of config.json is 5"),
         ("internvl", "config", {"text_config.layer_types": 5}, r"config\.json does not have the form"),
+        ("internvl", "config", {"vision_config.use_mean_pooling": [1]}, r"use_mean_pooling is \[1\]"),
         ("internvl_chat", "config", {"min_dynamic_patch": 50}, r"config\.json.*min_dynamic_patch=50 is larger"),
         ("internvl_chat", "config", {"use_thumbnail": "x"}, r"config\.json.*use_thumbnail='x'"),
         ("internvl_chat", "config", {"vision_config.qkv_bias": "x"}, "attention_bias of config.json is 'x'"),
