@@ -25,6 +25,11 @@ def _positive(**values) -> None:
             raise ValueError(f"{name} must be a positive integer, got {value!r}.")
 
 
+def _layers(number: int) -> None:
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= 1000:
+        raise ValueError(f"num_hidden_layers must be an integer from 0 to 1000, got {number!r}.")
+
+
 class ArgusVisionConfig(PretrainedConfig):
     """A ViT that is SigLIP-B/16 (the defaults) or InternViT-300M (class token, layer scale, no final norm).
 
@@ -72,6 +77,7 @@ class ArgusVisionConfig(PretrainedConfig):
             image_size=image_size,
             patch_size=patch_size,
         )
+        _layers(num_hidden_layers)
         if hidden_size % num_attention_heads:
             raise ValueError(
                 f"vision hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}."
@@ -160,6 +166,7 @@ class ArgusTextConfig(PretrainedConfig):
             num_attention_heads=num_attention_heads,
             num_key_value_heads=num_key_value_heads,
         )
+        _layers(num_hidden_layers)
         if head_dim is None and hidden_size % num_attention_heads:
             raise ValueError(
                 f"text hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}; "

@@ -39,6 +39,8 @@ class ArgusTasksMixin:
             TypeError: a processor that is not an ArgusProcessor.
         """
         images = _listed(images)
+        if prompt is not None and not isinstance(prompt, str):
+            raise ValueError(f"prompt must be a string for all images, got {prompt!r}; answer() takes one for each.")
         prompts = _texts(TASK_PROMPTS["caption"] if prompt is None else prompt, "prompt") * len(images)
         return [text for text, *_ in self._run("caption", images, prompts, processor, **options)]
 
@@ -122,17 +124,20 @@ class ArgusTasksMixin:
             raise ValueError(f"a streamer shows one answer at a time; {len(prompts)} were asked for.")
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}.")
-        for name, plain in (("num_return_sequences", 1), ("output_scores", False), ("return_dict_in_generate", False)):
+        for name, plain in (("output_scores", False), ("return_dict_in_generate", False)):
             if options.pop(name, plain) != plain:
                 raise ValueError(f"the task calls give one result for each image: call generate() for {name}.")
         image_options = {name: options.pop(name) for name in IMAGE_OPTIONS if name in options}
         settings = copy.deepcopy(self.generation_config if generation_config is None else generation_config)
-        if max_new_tokens is None and generation_config is None and "max_length" not in options:
-            max_new_tokens = TASK_LENGTHS[task]
-        for name in [name for name in options if hasattr(settings, name)]:
+        for name in [name for name in options if hasattr(settings, name) and name != "max_length"]:
             setattr(settings, name, options.pop(name))
-        if max_new_tokens is not None:
-            settings.max_new_tokens = max_new_tokens
+        if settings.num_return_sequences not in (None, 1):
+            raise ValueError("the task calls give one result for each image: call generate() for num_return_sequences.")
+        max_length = options.pop("max_length", None)  # prompt included
+        if generation_config is not None and max_length is None and generation_config.max_length not in (None, 20):
+            max_length = generation_config.max_length  # 20 is what transformers 4 says where nobody has
+        if max_new_tokens is None and generation_config is not None:
+            max_new_tokens = generation_config.max_new_tokens
         settings.return_dict_in_generate, settings.output_scores = True, scored
         for start in range(0, len(prompts), batch_size):
             messages = [
@@ -148,10 +153,17 @@ class ArgusTasksMixin:
                 padding=True,
                 **image_options,
             )
+            T = inputs["input_ids"].shape[1]
+            if max_new_tokens is not None or max_length is None:
+                settings.max_new_tokens = TASK_LENGTHS[task] if max_new_tokens is None else max_new_tokens
+            elif max_length > T:
+                settings.max_new_tokens = max_length - T
+            else:
+                raise ValueError(f"max_length {max_length} leaves no room behind a prompt of {T} tokens.")
             image_sizes = inputs["image_sizes"].tolist()
             images_per_row = [len(message[0]["content"]) - 1 for message in messages]
             output = self.generate(**inputs.to(self.device), generation_config=settings, streamer=streamer, **options)
-            new_ids = output.sequences[:, inputs["input_ids"].shape[1] :]
+            new_ids = output.sequences[:, T:]
             scores = None
             if scored:
                 scores = self.compute_transition_scores(

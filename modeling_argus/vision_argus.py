@@ -30,7 +30,11 @@ def is_plain(module: nn.Module, kind: type) -> bool:
     """Whether the weights of `module` may be used without calling it: it is no adapter around one, and nothing hooks
     into its call, as accelerate does to bring offloaded weights in, and checkpointing to start adapters' gradients."""
     return type(module) is kind and not (
-        module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or hasattr(module, "_hf_hook")
     )
 
 

@@ -16,7 +16,7 @@ from .scene_text import vocabulary_text
 BOS, EOS, PAD = "<|im_start|>", "<end_of_utterance>", "<pad>"
 IMAGE, IMAGE_START, IMAGE_END = "<image>", "<image_start>", "<image_end>"
 SPECIAL_TOKENS = (PAD, BOS, EOS, IMAGE, IMAGE_START, IMAGE_END)
-# 64 bins on a 128-pixel tile are two pixels each: a quarter of a patch, below what boxes of this model are worth, and
+# 64 bins on a 144-pixel tile are 2.25 pixels each: a fifth of a patch, below what boxes of this model are worth, and
 # each bin is seen often enough to be learnt in an hour.
 NUM_LOCATION_BINS = 64
 

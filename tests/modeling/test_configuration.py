@@ -59,6 +59,8 @@ def test_tokens_per_tile():
         (ArgusVisionConfig, {"hidden_size": 100, "num_attention_heads": 3}, ("100", "3")),
         (ArgusVisionConfig, {"image_std": [0.5, 0.0, 0.5]}, ("0.0",)),
         (ArgusVisionConfig, {"image_mean": [0.5]}, ("3 values",)),
+        (ArgusVisionConfig, {"num_hidden_layers": 10**12}, ("1000000000000",)),
+        (ArgusTextConfig, {"num_hidden_layers": "3"}, ("'3'",)),
         (ArgusTextConfig, {"num_attention_heads": 9, "num_key_value_heads": 4}, ("9", "4")),
         (ArgusTextConfig, {"rope_scaling": {"rope_type": "yarn", "factor": 2}}, ("yarn",)),
         (ArgusTextConfig, {"rope_scaling": {"rope_type": "llama3", "factor": 2}}, ("low_freq_factor",)),

@@ -180,8 +180,15 @@ def test_inputs_that_do_not_fit_together_are_refused(argus, processor, images):
             argus.answer(images[0], blank, processor=processor)
         with pytest.raises(ValueError, match="phrases must be a string"):
             argus.detect(images[0], blank, processor=processor)
-    with pytest.raises(ValueError, match="prompt must be a string"):
-        argus.caption(images, processor=processor, prompt=5)
+    for prompt in (5, ["What?"]):
+        with pytest.raises(ValueError, match="prompt must be a string"):
+            argus.caption(images, processor=processor, prompt=prompt)
+    with pytest.raises(ValueError, match="num_return_sequences"):
+        argus.caption(
+            images, processor=processor, generation_config=GenerationConfig(num_return_sequences=2, num_beams=2)
+        )
+    with pytest.raises(ValueError, match="max_length 3 leaves no room"):
+        argus.caption(images, processor=processor, max_length=3)
     with pytest.raises(ValueError, match="output_scores"):
         argus.caption(images, processor=processor, output_scores=True)
 
@@ -199,3 +206,16 @@ def test_a_generation_config_of_the_caller_is_followed(argus, processor, images)
     (longer,) = argus.caption(images[0], processor=processor, logits_processor=said)
     assert longer.startswith(short) and len(processor.tokenizer(" " + short).input_ids) <= 2
     assert config.max_new_tokens == 2 and not config.return_dict_in_generate  # the caller's own is left alone
+    message = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": images[0]}, {"type": "text", "text": "Describe the image."}],
+        }
+    ]
+    T = len(
+        processor.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=True)[
+            "input_ids"
+        ][0]
+    )
+    for options in ({"max_length": T + 2}, {"generation_config": GenerationConfig(max_length=T + 2)}):
+        assert argus.caption(images[0], processor=processor, logits_processor=said, **options) == [short]
