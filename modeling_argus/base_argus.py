@@ -49,6 +49,21 @@ class ArgusPreTrainedModel(PreTrainedModel):
             )
         return (model, info) if output_loading_info else model
 
+    def _wanted_outputs(self, output_hidden_states: bool | None, output_attentions: bool | None) -> tuple[bool, bool]:
+        """Whether a call gives hidden states and attention weights; None takes the config's word.
+
+        Raises:
+            ValueError: weights are wanted of an attention that has none.
+        """
+        want_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        want_weights = self.config.output_attentions if output_attentions is None else output_attentions
+        if want_weights and self.config._attn_implementation not in (None, "eager"):
+            raise ValueError(
+                "attention weights exist only with attn_implementation='eager', not "
+                f"{self.config._attn_implementation!r}."
+            )
+        return want_states, want_weights
+
     def enable_input_require_grads(self):
         """Lets gradients reach adapters through checkpointed layers, those of the vision tower too.
 

@@ -24,6 +24,8 @@ from .tasks_argus import ArgusTasksMixin
 from .text_argus import ArgusTextModel
 from .vision_argus import ArgusVisionModel
 
+IMAGE_INPUTS = ("pixel_values", "num_patches", "image_sizes")  # the processor's outputs that are not rows of the batch
+
 
 @dataclass
 class ArgusModelOutputWithPast(BaseModelOutputWithPast):
@@ -270,7 +272,7 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusTasksMixin, Gener
                 "(processor.tokenizer.padding_side = 'left')."
             )
         inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
-        for name in ("pixel_values", "num_patches", "image_sizes"):
+        for name in IMAGE_INPUTS:
             inputs.pop(name, None)
             if (first or not kwargs.get("use_cache", True)) and kwargs.get(name) is not None:
                 inputs[name] = kwargs[name]  # 5.18 and later drop some of them, and not all
@@ -283,8 +285,7 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusTasksMixin, Gener
 
         The base class repeats every tensor row by row, which would hand the tiles of one image to different rows.
         """
-        names = ("pixel_values", "num_patches", "image_sizes")
-        images = {name: model_kwargs.pop(name) for name in names if model_kwargs.get(name) is not None}
+        images = {name: model_kwargs.pop(name) for name in IMAGE_INPUTS if model_kwargs.get(name) is not None}
         if expand_size > 1 and "pixel_values" in images:
             mask = self.model.image_token_mask(input_ids, model_kwargs.get("inputs_embeds"))
             self.model._check_images(mask, images["pixel_values"])

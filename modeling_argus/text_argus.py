@@ -199,13 +199,7 @@ class ArgusTextModel(ArgusPreTrainedModel):
             raise ValueError("pass exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        want_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        want_weights = self.config.output_attentions if output_attentions is None else output_attentions
-        if want_weights and self.config._attn_implementation not in (None, "eager"):
-            raise ValueError(
-                "attention weights exist only with attn_implementation='eager', not "
-                f"{self.config._attn_implementation!r}."
-            )
+        want_states, want_weights = self._wanted_outputs(output_hidden_states, output_attentions)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if self.gradient_checkpointing and self.training:
             use_cache = False

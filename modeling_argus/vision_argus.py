@@ -142,13 +142,7 @@ class ArgusVisionModel(ArgusPreTrainedModel):
         Raises:
             ValueError: another shape or dtype, or floats that cannot be normalised pixels.
         """
-        want_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        want_weights = self.config.output_attentions if output_attentions is None else output_attentions
-        if want_weights and self.config._attn_implementation not in (None, "eager"):
-            raise ValueError(
-                "attention weights exist only with attn_implementation='eager', not "
-                f"{self.config._attn_implementation!r}."
-            )
+        want_states, want_weights = self._wanted_outputs(output_hidden_states, output_attentions)
         x = self._embed(pixel_values)
         if self.class_embedding is not None:
             x = torch.cat((self.class_embedding.expand(x.shape[0], 1, -1), x), dim=1)
