@@ -24,6 +24,7 @@ from .chat_argus import (
 )
 from .compat_processing_argus import ProcessorBase
 from .derived_argus import Derived
+from .encoded_inputs_argus import EncodedBatch, are_encoded, encoded_inputs
 from .encoding_argus import (
     check_counts,
     flatten_images,
@@ -135,7 +136,7 @@ class ArgusProcessor(ProcessorBase):
 
         Args:
             images: one image, a flat list (dealt to the prompts by their markers) or one list per prompt. Without
-                `text`, only the image inputs are returned.
+                `text`, only the image inputs are returned. Images that `model.encode_images` gave stand for images.
             text: a prompt or a list of prompts.
             kwargs: the tokenizer's (padding, truncation, max_length, add_special_tokens, ...) and the image
                 processor's (max_tiles, device, ...), flat or under text_kwargs and images_kwargs; return_tensors "pt",
@@ -144,7 +145,7 @@ class ArgusProcessor(ProcessorBase):
         Returns:
             input_ids and attention_mask int64[B, T]; with images pixel_values uint8[tiles, 3, S, S], num_patches
             int64[num_images] and image_sizes int64[num_images, 2] (height, width). Without return_tensors, ids and
-            masks are lists and the rest torch tensors.
+            masks are lists and the rest torch tensors. For encoded images mm_encoder_outputs stands for pixel_values.
         Raises:
             ValueError: markers and images do not match, or truncation would cut image tokens. TypeError: an unknown
             keyword.
@@ -153,7 +154,7 @@ class ArgusProcessor(ProcessorBase):
         if text is None:
             if images is None:
                 raise ValueError("ArgusProcessor needs text, images or both.")
-            return BatchFeature(self._image_inputs(flatten_images(images)[0], text_kwargs, images_kwargs)[0])
+            return _batch(self._image_inputs(flatten_images(images)[0], text_kwargs, images_kwargs)[0])
         prompts = [text] if isinstance(text, str) else text
         if not isinstance(prompts, (list, tuple)) or not prompts or not all(isinstance(p, str) for p in prompts):
             raise ValueError("text must be a string or a non-empty list of strings.")
@@ -277,12 +278,15 @@ class ArgusProcessor(ProcessorBase):
             data["assistant_masks"] = [pad(row.assistant, length, 0, side) for row in rows]
         if options["return_offsets_mapping"]:
             data["offset_mapping"] = [pad(row.offsets, length, (0, 0), side) for row in rows]
-        return BatchFeature(
-            {**to_tensors(data, options["return_tensors"], images_kwargs.get("device")), **image_inputs}
-        )
+        return _batch({**to_tensors(data, options["return_tensors"], images_kwargs.get("device")), **image_inputs})
 
     def _image_inputs(self, flat_images, text_kwargs, images_kwargs) -> tuple[dict, list[TileGrid]]:
-        """The image processor's output and each image's grid."""
+        """The image processor's output, or what stands for it where images are encoded, and each image's grid."""
+        if are_encoded(flat_images):
+            inputs, grids = encoded_inputs(flat_images, self.image_processor, self.image_seq_length, images_kwargs)
+            features = inputs.pop("mm_encoder_outputs")
+            inputs = {name: value.to(images_kwargs.get("device") or "cpu") for name, value in inputs.items()}
+            return {**to_tensors(inputs, text_kwargs["return_tensors"]), "mm_encoder_outputs": features}, grids
         features = self.image_processor(flat_images, **{**images_kwargs, "return_tensors": "pt"})
         sizes, counts = features["image_sizes"].tolist(), features["num_patches"].tolist()
         grids = [self.image_processor.get_tile_grid(*size, **images_kwargs) for size in sizes]
@@ -345,6 +349,10 @@ class ArgusProcessor(ProcessorBase):
             num_image_tokens=[len(self._runs.ids(grid.rows, grid.cols, grid.thumbnail)) for grid in grids],
             num_image_patches=[grid.num_tiles for grid in grids],
         )
+
+
+def _batch(data: dict) -> BatchFeature:
+    return EncodedBatch(data) if "mm_encoder_outputs" in data else BatchFeature(data)
 
 
 __all__ = ["CHAT_TEMPLATE", "ArgusProcessor", "ArgusProcessorKwargs", "ImageInputError"]
