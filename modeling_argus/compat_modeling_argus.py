@@ -33,13 +33,16 @@ def causal_mask(config, inputs_embeds, attention_mask, past_key_values, position
 
 
 def is_first_iteration(arguments: dict) -> bool:
-    """Whether `prepare_inputs_for_generation` was called for a prompt: 4.57 says so by position, 5.x by name.
+    """Whether `prepare_inputs_for_generation` was called for a prompt: 5.x says so, 4.57 by an empty cache.
 
-    5.x says no to an assistant model's prompt, which would leave it blind: an empty cache is a prompt too.
+    5.x says no to an assistant model's prompt, which would leave it blind: an empty cache is a prompt too. Nothing is
+    read from the device: where a static cache's length is a tensor, a step of decoding is told by its one position.
     """
+    cache = arguments.get("past_key_values")
+    length = cache.get_seq_length() if cache is not None else None
     if _NAMES_FIRST_ITERATION:
-        cache = arguments.get("past_key_values")
-        length = cache.get_seq_length() if cache is not None else None
         return bool(arguments.get("is_first_iteration", False)) or (isinstance(length, int) and length == 0)
+    if isinstance(length, int):
+        return length == 0
     position: torch.Tensor = arguments.get("cache_position")
-    return position is None or bool(position[0] == 0)
+    return position is None or position.shape[0] > 1

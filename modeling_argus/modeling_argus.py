@@ -17,14 +17,36 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.utils import can_return_tuple
 
 from .base_argus import ArgusPreTrainedModel
+from .checks_argus import deferred_checks, require, settle_deferred_checks
 from .compat_modeling_argus import is_first_iteration
 from .configuration_argus import ArgusConfig
 from .connector_argus import ArgusConnector
+from .encoded_argus import ArgusEncodingMixin
 from .tasks_argus import ArgusTasksMixin
 from .text_argus import ArgusTextModel
 from .vision_argus import ArgusVisionModel
 
-IMAGE_INPUTS = ("pixel_values", "num_patches", "image_sizes")  # the processor's outputs that are not rows of the batch
+# What belongs to the prompt alone and is no row of the batch.
+PROMPT_INPUTS = ("pixel_values", "num_patches", "image_sizes", "mm_encoder_outputs", "rows_per_prompt")
+
+
+def place_visual_tokens(inputs_embeds, mask, features, rows_per_prompt: int = 1) -> torch.Tensor:
+    """float[B, T, D] embeddings whose image tokens are replaced, in order, by the visual tokens.
+
+    By an index, so that nothing is read from the device; numbers that do not match are `_check_images`'s to refuse.
+
+    Args:
+        mask: bool[B, T], where image tokens stand.
+        features: float[tiles, image_seq_length, D].
+        rows_per_prompt: how many rows, one after the other, share the same visual tokens.
+    """
+    vectors = features.flatten(0, 1).to(inputs_embeds.device, inputs_embeds.dtype)
+    mask = mask.to(inputs_embeds.device)
+    prompts = mask[::rows_per_prompt]
+    index = (prompts.flatten().cumsum(0) - 1).clamp(0, vectors.shape[0] - 1).view_as(prompts)
+    if rows_per_prompt > 1:
+        index = index.repeat_interleave(rows_per_prompt, dim=0)
+    return torch.where(mask.unsqueeze(-1), vectors[index], inputs_embeds)
 
 
 @dataclass
@@ -75,28 +97,45 @@ class ArgusModel(ArgusPreTrainedModel):
         outputs.pooler_output = self.connector(outputs.last_hidden_state)
         return outputs
 
+    def _encoded_features(self, mm_encoder_outputs, pixel_values) -> torch.Tensor | None:
+        """float[tiles, image_seq_length, D] of images that were encoded before, or None."""
+        encoded = (mm_encoder_outputs or {}).get("image")
+        if encoded is None:
+            return None
+        if pixel_values is not None:
+            raise ValueError("pass the images as pixel_values or, encoded before, as mm_encoder_outputs, not as both.")
+        features = encoded.pooler_output if hasattr(encoded, "pooler_output") else encoded
+        features = torch.cat(list(features)) if isinstance(features, (list, tuple)) else features
+        expected = (self.config.image_seq_length, self.config.text_config.hidden_size)
+        if not isinstance(features, torch.Tensor) or features.ndim != 3 or tuple(features.shape[1:]) != expected:
+            shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+            raise ValueError(
+                f"mm_encoder_outputs['image'] must hold a pooler_output of [tiles, {expected[0]}, {expected[1]}], got "
+                f"{shape}: encode the images with this model."
+            )
+        return features
+
     def image_token_mask(self, input_ids, inputs_embeds) -> torch.BoolTensor:
         """bool[B, T]: where image tokens stand, by id or, when only embeddings were passed, by their embedding."""
         if input_ids is not None and (input_ids.shape[1] or inputs_embeds is None):
             return input_ids == self.config.image_token_id
-        image_token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+        # An index that lives on the device: the host would wait for a copy to it.
+        image_token = torch.full((), self.config.image_token_id, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(image_token)).all(-1)
 
-    def _check_images(self, mask: torch.BoolTensor, pixel_values: torch.Tensor | None) -> None:
-        """Refuses tokens and tiles that do not match; one small read, before anything is launched."""
-        length, tiles = self.config.image_seq_length, 0 if pixel_values is None else pixel_values.shape[0]
-        if torch.compiler.is_compiling():  # no values to show inside a graph
-            counts = mask.sum(-1)
-            matches = (counts.sum() == tiles * length) & (counts % length == 0).all()
-            torch._assert_async(matches, "image tokens and tiles do not match")
-            return
-        tokens = mask.sum(-1).tolist()
-        if sum(tokens) != tiles * length or any(count % length for count in tokens):
-            raise ValueError(
-                f"image tokens and tiles do not match: the rows hold {tokens} image tokens, {tiles} tiles of "
-                f"{length} tokens each need {tiles * length}. Pass the processor's input_ids and "
-                "pixel_values together, unchanged."
+    def _check_images(self, mask: torch.BoolTensor, vectors: int, tokens_per_tile: int) -> None:
+        """Refuses image tokens and visual tokens that do not match, row by row and in all."""
+        counts = mask.sum(-1)
+
+        def details():
+            return (
+                f"the rows hold {counts.tolist()} image tokens, {vectors // tokens_per_tile} tiles of "
+                f"{tokens_per_tile} tokens each need {vectors}. Pass the processor's input_ids and pixel_values "
+                "together, unchanged."
             )
+
+        fits = (counts.sum() == vectors) & (counts % tokens_per_tile == 0).all()
+        require(fits, "image tokens and tiles do not match", details)
 
     @can_return_tuple
     def forward(
@@ -109,6 +148,8 @@ class ArgusModel(ArgusPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         num_patches: torch.LongTensor | None = None,
         image_sizes: torch.LongTensor | None = None,
+        mm_encoder_outputs: dict | None = None,
+        rows_per_prompt: int = 1,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -122,27 +163,38 @@ class ArgusModel(ArgusPreTrainedModel):
                 are normalised already.
             attention_mask: int64[B, past + T], 0 for padding, which belongs on the left when generating.
             num_patches, image_sizes: the processor's other outputs; accepted so that all of them can be passed on.
+            mm_encoder_outputs: {"image": what `get_image_features` gave}, in place of `pixel_values`, for tiles that
+                were encoded before (the name that transformers 5.18 gave it).
+            rows_per_prompt: how many times each prompt stands in the batch, one copy after the other, all of them with
+                the same tiles, which are passed and encoded once (beams, `num_return_sequences`).
 
         Raises:
-            ValueError: image tokens without tiles, or of another number; inputs of a wrong shape or dtype.
+            ValueError: image tokens without tiles, or of another number; inputs of a wrong shape or dtype. On CUDA
+                within `generate()`, numbers that do not match are raised with the first token: nothing waits for them.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
+        # Read here, before anything is launched; a decoding step does not ask.
+        is_padded = self.text_model.is_padded(attention_mask) if inputs_embeds.shape[1] > 1 else None
         features = None
         # A single token with no pixels is a decoding step: nothing to look for.
-        if pixel_values is not None or (input_ids is not None and input_ids.shape[1] > 1):
+        if pixel_values is not None or mm_encoder_outputs or (input_ids is not None and input_ids.shape[1] > 1):
             mask = self.image_token_mask(input_ids, inputs_embeds)
-            if mask.device.type != "meta":
-                self._check_images(mask, pixel_values)
-            if pixel_values is not None:
-                features = self.get_image_features(pixel_values, return_dict=True).pooler_output
-                features = features.to(inputs_embeds.device, inputs_embeds.dtype)
-                inputs_embeds = inputs_embeds.masked_scatter(mask.unsqueeze(-1).to(inputs_embeds.device), features)
+            encoded = self._encoded_features(mm_encoder_outputs, pixel_values)
+            tiles = (0 if pixel_values is None else pixel_values.shape[0]) if encoded is None else encoded.shape[0]
+            length = self.config.image_seq_length
+            self._check_images(mask, rows_per_prompt * tiles * length, length)
+            if tiles:
+                features = encoded
+                if features is None:
+                    features = self.get_image_features(pixel_values, return_dict=True).pooler_output
+                inputs_embeds = place_visual_tokens(inputs_embeds, mask, features, rows_per_prompt)
         outputs = self.text_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
+            is_padded=is_padded,
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
@@ -160,7 +212,7 @@ class ArgusModel(ArgusPreTrainedModel):
         )
 
 
-class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusTasksMixin, GenerationMixin):
+class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusEncodingMixin, ArgusTasksMixin, GenerationMixin):
     """ArgusModel with an output head: text and boxes from images and text."""
 
     _tied_weights_keys = {"lm_head.weight": "model.text_model.embed_tokens.weight"}  # 4.57 reads the keys, 5.x both
@@ -205,6 +257,8 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusTasksMixin, Gener
         labels: torch.LongTensor | None = None,
         num_patches: torch.LongTensor | None = None,
         image_sizes: torch.LongTensor | None = None,
+        mm_encoder_outputs: dict | None = None,
+        rows_per_prompt: int = 1,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_hidden_states: bool | None = None,
@@ -221,9 +275,21 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusTasksMixin, Gener
         Raises:
             ValueError: labels of another shape than the tokens, or with no token to learn.
         """
+        # With a count over several batches, as gradient accumulation has it, one of them may be empty.
+        if labels is not None and labels.ndim == 2 and kwargs.get("num_items_in_batch") is None:
+            require(
+                (labels[:, 1:] != -100).any(),
+                "there is no token to learn",
+                lambda: (
+                    f"all labels of this batch of {labels.shape[0]} rows are -100. Keep the assistant's tokens in "
+                    "labels, or leave such rows out."
+                ),
+            )
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
+            mm_encoder_outputs=mm_encoder_outputs,
+            rows_per_prompt=rows_per_prompt,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
@@ -242,13 +308,6 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusTasksMixin, Gener
                 raise ValueError(
                     f"labels are {list(labels.shape)}, the logits cover {list(logits.shape[:2])}; they must match."
                 )
-            # With a count over several batches, as gradient accumulation has it, one of them may be empty.
-            may_be_empty = kwargs.get("num_items_in_batch") is not None or labels.device.type == "meta"
-            if not may_be_empty and not torch.compiler.is_compiling() and (labels[:, 1:] == -100).all():
-                raise ValueError(
-                    f"all labels of this batch of {labels.shape[0]} rows are -100: there is no token to learn. "
-                    "Keep the assistant's tokens in labels, or leave such rows out."
-                )
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs)
         return ArgusCausalLMOutputWithPast(
             loss=loss,
@@ -259,20 +318,25 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusTasksMixin, Gener
             image_hidden_states=outputs.image_hidden_states,
         )
 
+    def generate(self, *args, **kwargs):
+        """As in transformers; the prompt's values are checked without the host waiting for the device."""
+        with deferred_checks() as checks:
+            output = super().generate(*args, **kwargs)
+            checks.settle(wait=True)
+        return output
+
+    def _supports_mm_encoder_outputs(self) -> bool:
+        """No: transformers 5.18 would encode the images on its own, before `generate()` has read the mask."""
+        return False
+
     # generate() looks for `inputs_embeds` in this very signature before it accepts embeddings.
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
         first = is_first_iteration(kwargs)
         if first and self.training and self.get_decoder().gradient_checkpointing:
             raise ValueError("gradient checkpointing keeps no cache: call model.eval() before generating.")
-        mask = kwargs.get("attention_mask")
-        if first and isinstance(mask, torch.Tensor) and mask.ndim == 2 and not mask[:, -1].all():
-            rows = (mask[:, -1] == 0).nonzero().flatten().tolist()
-            raise ValueError(
-                f"rows {rows} of attention_mask end in padding: pad on the left to generate "
-                "(processor.tokenizer.padding_side = 'left')."
-            )
+        settle_deferred_checks()
         inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
-        for name in IMAGE_INPUTS:
+        for name in PROMPT_INPUTS:
             inputs.pop(name, None)
             if (first or not kwargs.get("use_cache", True)) and kwargs.get(name) is not None:
                 inputs[name] = kwargs[name]  # 5.18 and later drop some of them, and not all
@@ -281,46 +345,30 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusTasksMixin, Gener
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **model_kwargs
     ):
-        """Repeats rows for beams and `num_return_sequences`, each row's flat tiles as one group.
+        """Repeats rows for beams and `num_return_sequences`; their tiles stay as they are, encoded once.
 
         The base class repeats every tensor row by row, which would hand the tiles of one image to different rows.
+        The mask is read here, the one time, and left out where it says nothing: every step would have to ask again.
         """
-        images = {name: model_kwargs.pop(name) for name in IMAGE_INPUTS if model_kwargs.get(name) is not None}
-        if expand_size > 1 and "pixel_values" in images:
-            mask = self.model.image_token_mask(input_ids, model_kwargs.get("inputs_embeds"))
-            self.model._check_images(mask, images["pixel_values"])
-            tiles_per_row = (mask.sum(-1) // self.config.image_seq_length).tolist()
-            images["pixel_values"] = _repeat_groups(images["pixel_values"], tiles_per_row, expand_size)
-            if "num_patches" in images:
-                images_per_row = _images_per_row(images["num_patches"].tolist(), tiles_per_row)
-                for name in ("num_patches", "image_sizes"):
-                    if name in images:
-                        images[name] = _repeat_groups(images[name], images_per_row, expand_size)
+        images = {name: model_kwargs.pop(name) for name in PROMPT_INPUTS if model_kwargs.get(name) is not None}
+        if images:
+            images["rows_per_prompt"] = expand_size
+        mask = model_kwargs.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+            full, ends_in_tokens = torch.stack((mask.all(), mask[:, -1].all())).tolist()
+            if not ends_in_tokens:
+                rows = (mask[:, -1] == 0).nonzero().flatten().tolist()
+                raise ValueError(
+                    f"rows {rows} of attention_mask end in padding: pad on the left to generate "
+                    "(processor.tokenizer.padding_side = 'left')."
+                )
+            # With a cache that holds a prefix, 5.x tells by the mask's length whether the ids repeat it.
+            if full and self.get_decoder().makes_own_masks() and model_kwargs.get("past_key_values") is None:
+                del model_kwargs["attention_mask"]
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
         return input_ids, {**model_kwargs, **images}
-
-
-def _repeat_groups(values: torch.Tensor, sizes: list[int], times: int) -> torch.Tensor:
-    """[a a b] in groups of (2, 1), two times -> [a a a a b b]."""
-    return torch.cat([group.repeat(times, *[1] * (values.ndim - 1)) for group in values.split(sizes)])
-
-
-def _images_per_row(num_patches: list[int], tiles_per_row: list[int]) -> list[int]:
-    """Deals images to rows, given the tiles of each image and of each row."""
-    counts, image = [], 0
-    for row, tiles in enumerate(tiles_per_row):
-        first = image
-        while tiles > 0 and image < len(num_patches):
-            tiles -= num_patches[image]
-            image += 1
-        if tiles != 0:
-            raise ValueError(f"num_patches {num_patches} do not add up to the {tiles_per_row[row]} tiles of row {row}.")
-        counts.append(image - first)
-    if image != len(num_patches):
-        raise ValueError(f"num_patches {num_patches} name more tiles than the rows' {tiles_per_row}.")
-    return counts
 
 
 __all__ = ["ArgusForConditionalGeneration", "ArgusModel"]

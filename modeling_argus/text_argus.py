@@ -18,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 
 from .base_argus import ArgusPreTrainedModel
+from .checks_argus import reading_waits
 from .compat_modeling_argus import causal_mask
 from .configuration_argus import ArgusTextConfig
 
@@ -82,6 +83,19 @@ def eager_attention(module, query, key, value, attention_mask, scaling, dropout=
     weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = F.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def padded_causal_mask(attention_mask: torch.Tensor, length: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Which of the keys int[B, past + T] (0: padding) each of the last T = `length` tokens sees, [B, 1, T, past + T].
+
+    bool, or with a dtype what to add to the scores. Every token sees itself, so that no row of the softmax is empty.
+    """
+    keys = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    queries = keys[-length:, None]
+    seen = (keys <= queries) & attention_mask[:, None, None, :].bool() | (keys == queries)
+    if dtype is None:
+        return seen
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 # Not named *Attention, for the reason that vision_argus.py gives.
@@ -173,6 +187,30 @@ class ArgusTextModel(ArgusPreTrainedModel):
     def set_input_embeddings(self, value):
         self.embed_tokens = value
 
+    def makes_own_masks(self) -> bool:
+        """Whether this attention takes plain masks, which are made here without reading a value."""
+        return self.config._attn_implementation in (None, "eager", "sdpa")
+
+    def is_padded(self, attention_mask) -> bool | None:
+        """Whether a mask int[B, past + T] holds zeros: one read. None: no such mask, or it is not to be read."""
+        if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
+            return None
+        if torch.compiler.is_compiling() or attention_mask.device.type == "meta" or not self.makes_own_masks():
+            return None
+        return not attention_mask.all()
+
+    def _mask(self, inputs_embeds, attention_mask, is_padded, past_key_values, position_ids, cache_position):
+        """What the attention needs to know: None where causal is enough."""
+        own = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 and self.makes_own_masks()
+        if own and is_padded is None and not reading_waits(attention_mask):
+            is_padded = self.is_padded(attention_mask)
+        if own and is_padded is False:
+            attention_mask = position_ids = None  # positions would be searched for packed sequences
+        elif own and not getattr(past_key_values, "is_compileable", False):
+            dtype = None if self.config._attn_implementation == "sdpa" else inputs_embeds.dtype
+            return padded_causal_mask(attention_mask.to(inputs_embeds.device), inputs_embeds.shape[1], dtype)
+        return causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids, cache_position)
+
     @can_return_tuple
     def forward(
         self,
@@ -184,12 +222,15 @@ class ArgusTextModel(ArgusPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        is_padded: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """Decodes.
 
         Args:
             attention_mask: int[B, past + T], 1 for tokens and 0 for padding (or a prepared 4D mask).
+            is_padded: whether `attention_mask` holds zeros, for callers who know it. None: it is read where that is
+                free, and taken to hold some on a GPU.
             position_ids: int64[B, T]; by default they count on from the cache.
 
         Raises:
@@ -217,9 +258,10 @@ class ArgusTextModel(ArgusPreTrainedModel):
         cache_position = kwargs.pop("cache_position", None)  # 4.57's generate hands it in; 5.x knows it no more
         if cache_position is None:
             cache_position = torch.arange(T, device=inputs_embeds.device) + past
+        # Positions that nobody gave hold no packed sequences to look for.
+        mask = self._mask(inputs_embeds, attention_mask, is_padded, past_key_values, position_ids, cache_position)
         if position_ids is None:
             position_ids = cache_position.unsqueeze(0)
-        mask = causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids, cache_position)
         cos, sin = rotary_embeddings(self.config, position_ids, inputs_embeds.dtype)
 
         x = inputs_embeds

@@ -165,19 +165,30 @@ def test_a_second_turn_continues_from_the_cache(model):
     assert continued.tolist() == expected.tolist()
 
 
-def test_expansion_keeps_images_with_their_rows(siglip_llama):
-    """Two rows: the first with images of 2 and 1 tiles, the second with one image of 1 tile."""
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_return_sequences": 3, "num_beams": 3}])
+def test_tiles_of_beams_are_encoded_once(siglip_llama, options):
+    """Rows with other numbers of tiles; each must keep its own, and no tile may go through the tower twice."""
     inputs = tiny_inputs(siglip_llama, tiles_per_row=(3, 1))
-    _, expanded = siglip_llama._expand_inputs_for_generation(
-        expand_size=2,
-        input_ids=inputs["input_ids"],
-        pixel_values=torch.arange(4).view(4, 1, 1, 1).expand(4, 3, 32, 32).to(torch.uint8),
-        num_patches=torch.tensor([2, 1, 1]),
-        image_sizes=torch.tensor([[10, 11], [20, 21], [30, 31]]),
-    )
-    assert expanded["pixel_values"][:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2, 3, 3]
-    assert expanded["num_patches"].tolist() == [2, 1, 2, 1, 1, 1]
-    assert expanded["image_sizes"][:, 0].tolist() == [10, 20, 10, 20, 30, 30]
+    encoded = []
+    hook = siglip_llama.model.connector.register_forward_hook(lambda *call: encoded.append(call[-1].shape[0]))
+    try:
+        together = siglip_llama.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False, **options)
+    finally:
+        hook.remove()
+    assert encoded == [4]
+    per_prompt = options.get("num_return_sequences", 1)
+    for row, tiles in enumerate((slice(0, 3), slice(3, 4))):
+        first = int(inputs["attention_mask"][row].argmax())
+        alone = siglip_llama.generate(
+            input_ids=inputs["input_ids"][row : row + 1, first:],
+            pixel_values=inputs["pixel_values"][tiles],
+            max_new_tokens=4,
+            min_new_tokens=4,
+            do_sample=False,
+            **options,
+        )
+        assert torch.equal(together[row * per_prompt : (row + 1) * per_prompt, -4:], alone[:, -4:])
 
 
 @torch.no_grad()

@@ -1,0 +1,208 @@
+"""No read of a device value once vision is launched: counted on the CPU as if each read made the host wait (recipe of
+Section 5.4: no synchronisation), and by CUDA's own debug mode on a GPU."""
+
+import sys
+import warnings
+
+import pytest
+import torch
+from tiny import tiny_inputs
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from modeling_argus import checks_argus, text_argus
+from modeling_argus.vision_argus import ArgusVisionModel
+
+READING_OPS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "_unique2", "unique_dim", "equal")
+READING_METHODS = ("tolist", "numpy", "cpu", "__array__")  # the rest become one of those ops
+
+
+def who_reads():
+    """(whether the read is ours, "function file") of the call that led to the read that is going on."""
+    frame, name = sys._getframe(2), None
+    while frame is not None:
+        file = frame.f_code.co_filename
+        place = f"{frame.f_code.co_name} ({'/'.join(file.split('/')[-2:])})"
+        if "modeling_argus" in file.split("/")[-2:-1]:
+            return True, name or place
+        if "transformers" in file:
+            name = name or place
+            if "/generation/" in file:  # the loop itself; masks and caches are ours to call or not
+                return False, name
+        frame = frame.f_back
+    return False, name or "the test"
+
+
+class Reads:
+    """While entered, lists every read of a tensor's values: (ours, who, whether vision was launched before)."""
+
+    def __init__(self, monkeypatch):
+        self.reads, self.vision_launched = [], False
+        forward = ArgusVisionModel.forward
+
+        def launching(tower, *args, **kwargs):
+            self.vision_launched = True
+            return forward(tower, *args, **kwargs)
+
+        monkeypatch.setattr(ArgusVisionModel, "forward", launching)
+        reads = self
+
+        class Ops(TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                name = function._schema.name.split("::")[1]
+                by_mask = name.startswith("index") and any(
+                    isinstance(index, torch.Tensor) and index.dtype == torch.bool
+                    for each in args[1:]
+                    for index in (each if isinstance(each, (list, tuple)) else ())
+                )
+                if name in READING_OPS or by_mask:
+                    reads.add()
+                return function(*args, **(kwargs or {}))
+
+        class Methods(TorchFunctionMode):
+            def __torch_function__(self, function, types, args=(), kwargs=None):
+                if getattr(function, "__name__", "") in READING_METHODS:
+                    reads.add()
+                return function(*args, **(kwargs or {}))
+
+        self.modes = (Methods(), Ops())
+
+    def add(self):
+        self.reads.append((*who_reads(), self.vision_launched))
+
+    def __enter__(self):
+        for mode in self.modes:
+            mode.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        for mode in reversed(self.modes):
+            mode.__exit__(*error)
+
+    def ours(self, after_vision=None):
+        return [who for ours, who, after in self.reads if ours and after_vision in (None, after)]
+
+
+@pytest.fixture
+def as_if_on_a_gpu(monkeypatch):
+    """Every read is one to avoid; what has been copied to the host is there once the loop has read its stop flag."""
+    for module in (checks_argus, text_argus):
+        monkeypatch.setattr(module, "reading_waits", lambda tensor: True)
+
+
+@torch.no_grad()
+def test_the_counter_sees_reads(monkeypatch):
+    x = torch.arange(3)
+    for name, read in {
+        "tolist": lambda: x.tolist(),
+        "item": lambda: x.sum().item(),
+        "bool": lambda: bool(x.any()),
+        "index": lambda: x[x > 1],
+        "nonzero": lambda: x.nonzero(),
+        "numpy": lambda: x.numpy(),
+        "masked_select": lambda: torch.masked_select(x, x > 1),
+    }.items():
+        with Reads(monkeypatch) as reads:
+            read()
+        assert reads.reads, name
+    with Reads(monkeypatch) as reads:
+        torch.where(x > 1, x, 0).cumsum(0)
+    assert not reads.reads
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("tiles_per_row", [(2,), (2, 1), (1, 1)])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}])
+def test_generation_reads_nothing_once_vision_is_launched(
+    model, monkeypatch, as_if_on_a_gpu, implementation, tiles_per_row, options, record_reads
+):
+    inputs = tiny_inputs(model, tiles_per_row=tiles_per_row)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(implementation)
+    try:
+        with Reads(monkeypatch) as reads:
+            model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, **options)
+    finally:
+        model.set_attn_implementation(before)
+    assert reads.vision_launched
+    # The one look at a check's outcome, on the host by then, is no wait: `settle` asks the event first.
+    late = [who for who in reads.ours(after_vision=True) if not who.startswith("settle ")]
+    assert late == []
+    early = reads.ours(after_vision=False)
+    padded = not inputs["attention_mask"].all()
+    assert len(early) <= 1 + padded, early  # generate's one read of the mask, and forward's where there is padding
+    if not options:
+        record_reads([who for ours, who, _ in reads.reads if not ours])
+
+
+@torch.no_grad()
+def test_a_mismatch_is_raised_with_the_first_token(model, monkeypatch, as_if_on_a_gpu):
+    inputs = tiny_inputs(model, tiles_per_row=(2, 1))
+    steps = []
+    hook = model.lm_head.register_forward_hook(lambda *call: steps.append(1))
+    try:
+        for new_tokens in (1, 8):
+            for tiles in (inputs["pixel_values"][:2], inputs["pixel_values"].repeat(2, 1, 1, 1)):
+                steps.clear()
+                with pytest.raises(ValueError, match=r"image tokens and tiles do not match: the rows hold \["):
+                    model.generate(**{**inputs, "pixel_values": tiles}, max_new_tokens=new_tokens)
+                assert len(steps) == 1
+            raw = inputs["pixel_values"].float()
+            with pytest.raises(ValueError, match="no normalised pixels: they hold values in"):
+                model.generate(**{**inputs, "pixel_values": raw}, max_new_tokens=new_tokens)
+            assert model.generate(**inputs, max_new_tokens=new_tokens).shape[0] == 2  # the model is as it was
+    finally:
+        hook.remove()
+    with pytest.raises(ValueError, match="do not match"):  # outside of generate() at once
+        model(**{**inputs, "pixel_values": inputs["pixel_values"][:1]})
+
+
+@torch.no_grad()
+def test_outcomes_are_looked_at_when_they_have_arrived():
+    """A stand-in for a CUDA event that is not ready at first."""
+
+    class Event:
+        ready = False
+
+        def query(self):
+            return self.ready
+
+        def synchronize(self):
+            self.ready = True
+
+    checks, event = checks_argus.DeferredChecks(), Event()
+    checks._waiting.append((torch.tensor(False), event, "wrong", lambda: "why"))
+    checks.settle()  # nothing has arrived
+    with pytest.raises(ValueError, match="wrong: why"):
+        checks.settle(wait=True)
+    assert event.ready
+    checks.settle(wait=True)  # said once
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA's sync debug mode needs a GPU")
+@torch.no_grad()
+def test_cuda_waits_for_nothing_of_ours(model, monkeypatch):
+    device_model = model.to("cuda")
+    try:
+        inputs = {name: value.to("cuda") for name, value in tiny_inputs(model, tiles_per_row=(2, 1)).items()}
+        device_model.generate(**inputs, max_new_tokens=4)
+        launched = []
+        forward = ArgusVisionModel.forward
+        monkeypatch.setattr(
+            ArgusVisionModel, "forward", lambda *args, **kwargs: (launched.append(1), forward(*args, **kwargs))[1]
+        )
+        late = []
+        monkeypatch.setattr(
+            warnings, "showwarning", lambda *args, **kwargs: late.append(who_reads()) if launched else None
+        )
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            device_model.generate(**inputs, max_new_tokens=4, min_new_tokens=4)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert [who for ours, who in late if ours] == []
+    finally:
+        model.to("cpu")
