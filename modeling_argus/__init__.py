@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 from .base_argus import ArgusPreTrainedModel
 from .configuration_argus import ArgusConfig, ArgusTextConfig, ArgusVisionConfig
 from .connector_argus import ArgusConnector
+from .encoded_argus import EncodedImage, EncodedImages
 from .modeling_argus import ArgusForConditionalGeneration, ArgusModel
 from .text_argus import ArgusTextModel
 from .vision_argus import ArgusVisionModel
@@ -38,4 +39,6 @@ __all__ = [
     "ArgusVisionConfig",
     "ArgusVisionModel",
     "AutoModelForVision2Seq",
+    "EncodedImage",
+    "EncodedImages",
 ]

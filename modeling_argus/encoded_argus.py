@@ -20,7 +20,7 @@ GEOMETRY = ("tiling", "tile_size", "min_tiles", "max_tiles", "use_thumbnail", "m
 # Settings under which padding between prefix and question could be seen in what is generated, and their neutral values.
 READS_PROMPT = {"repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
                 "encoder_no_repeat_ngram_size": 0, "min_length": 0, "sequence_bias": None, "bad_words_ids": None,
-                "watermarking_config": None}  # fmt: skip
+                "watermarking_config": None, "stop_strings": None}  # fmt: skip
 # Settings that want a cache of their own, or none, or another prompt.
 OWN_CACHE = {"use_cache": True, "cache_implementation": None, "prefill_chunk_size": None, "guidance_scale": 1.0,
              "token_healing": False}  # fmt: skip
@@ -36,9 +36,9 @@ class EncodedImage:
         image_size: (height, width) of the original, upright.
         image_options: the image processor's geometry that made the tiles.
 
-    A prefix's keys and values are 2 * layers * key-value heads * head_dim numbers a token: in bf16 23 KB for SmolVLM-256M,
-    so that a photo of 13 tiles keeps about 20 MB of them beside 1 MB of features. At most 4 prefixes are kept with an
-    image, the longest unused goes first; `forget()` lets all of them go, and so does pickling or copying.
+    A prefix's keys and values are 2 * layers * key-value heads * head_dim numbers a token: in bf16 23 KB for
+    SmolVLM-256M, so that a photo of 13 tiles keeps about 20 MB of them beside 1 MB of features. At most 4 prefixes are
+    kept with an image, the longest unused goes first; `forget()` lets all of them go, and so does copying.
     """
 
     def __init__(self, features: torch.Tensor, image_size, image_options: dict | None = None, weights=None):
@@ -323,14 +323,15 @@ def fits_generation(settings, options: dict, rows: list[_Row]) -> bool:
     """Whether `generate()` gives the same with kept prefixes: `settings` and `options` are those of a task call."""
     if any(getattr(settings, name, None) not in (None, plain) for name, plain in OWN_CACHE.items()):
         return False
-    if set(options) - {"logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "synced_gpus"}:
+    harmless = {"synced_gpus", "tokenizer"}
+    if set(options) - harmless - {"logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"}:
         return False
     if settings.get_generation_mode().value not in PLAIN_MODES:
         return False
     if len({(row.cut, len(row.ids)) for row in rows}) == 1:
         return True  # the very same prompts: no padding anywhere
     reads = any(getattr(settings, name, None) not in (None, plain) for name, plain in READS_PROMPT.items())
-    return not reads and not set(options) - {"synced_gpus"}
+    return not reads and not set(options) - harmless
 
 
 def weights_mark(module: torch.nn.Module) -> int:

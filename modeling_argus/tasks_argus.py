@@ -1,12 +1,16 @@
 """One call per task: caption, answer, detect, dense_caption. A prompt, a `generate()` and a parser each.
 
 Every call takes its subject first and the processor by name, works in batches, and gives back one result per image.
-What it does not name goes to `generate()`: `do_sample=True`, `num_beams=3`, a streamer for a single image.
+What it does not name goes to `generate()`: `do_sample=True`, `num_beams=3`, a streamer for a single image. An image
+that several prompts of a call are about is encoded once, and its prompts' common beginning is read once.
 """
 
 import copy
+from collections import Counter
 
 import torch
+
+from .encoded_argus import are_encoded, fits_generation
 
 TASK_PROMPTS = {
     "caption": "Describe the image.",
@@ -25,7 +29,8 @@ class ArgusTasksMixin:
         """Describes each image in words.
 
         Args:
-            images: an image or a list of them, in any form that the processor takes (PIL, path, bytes, array, ...).
+            images: an image or a list of them, in any form that the processor takes (PIL, path, bytes, array, ...), or
+                what `encode_images` made of them.
             processor: the model's ArgusProcessor.
             prompt: asks in other words than "Describe the image.".
             options: `max_new_tokens` (default 64), `batch_size` (default 8), `streamer`, the image processor's
@@ -139,11 +144,14 @@ class ArgusTasksMixin:
         if max_new_tokens is None and generation_config is not None:
             max_new_tokens = generation_config.max_new_tokens
         settings.return_dict_in_generate, settings.output_scores = True, scored
+        encoded = bool(images) and are_encoded(images)
+        kept = None if encoded or self.training else _Kept(images)
         for start in range(0, len(prompts), batch_size):
-            messages = [
-                _message(image, prompt)
-                for image, prompt in zip(images[start : start + batch_size], prompts[start : start + batch_size])
-            ]
+            rows = [_several(image) for image in images[start : start + batch_size]]
+            in_cache = encoded or (kept is not None and kept.wants(rows))
+            if in_cache and not encoded:
+                rows = kept.encode(rows, lambda new: self.encode_images(new, processor=processor, **image_options))
+            messages = [_message(row, prompt) for row, prompt in zip(rows, prompts[start : start + batch_size])]
             inputs = processor.apply_chat_template(
                 messages,
                 add_generation_prompt=True,
@@ -151,6 +159,7 @@ class ArgusTasksMixin:
                 return_dict=True,
                 return_tensors="pt",
                 padding=True,
+                **({} if in_cache else self._device_option()),
                 **image_options,
             )
             T = inputs["input_ids"].shape[1]
@@ -160,19 +169,61 @@ class ArgusTasksMixin:
                 settings.max_new_tokens = max_length - T
             else:
                 raise ValueError(f"max_length {max_length} leaves no room behind a prompt of {T} tokens.")
-            image_sizes = inputs["image_sizes"].tolist()
-            images_per_row = [len(message[0]["content"]) - 1 for message in messages]
-            output = self.generate(**inputs.to(self.device), generation_config=settings, streamer=streamer, **options)
+            image_sizes = inputs["image_sizes"]
+            if in_cache:
+                inputs = self._with_prefix_if_equal(inputs, rows, settings, options)
+                T = inputs["input_ids"].shape[1]
+            inputs = {name: each.to(self.device) if hasattr(each, "to") else each for name, each in inputs.items()}
+            output = self.generate(**inputs, generation_config=settings, streamer=streamer, **options)
             new_ids = output.sequences[:, T:]
             scores = None
             if scored:
                 scores = self.compute_transition_scores(
                     output.sequences, output.scores, getattr(output, "beam_indices", None), normalize_logits=True
                 ).float()
+            image_sizes = image_sizes.tolist()  # read back only now that the device has done its work
             first = 0
             for row, text in enumerate(processor.batch_decode(new_ids, skip_special_tokens=True)):
                 yield text.strip(), new_ids[row], scores[row] if scored else None, image_sizes[first]
-                first += images_per_row[row]
+                first += len(rows[row])
+
+    def _with_prefix_if_equal(self, inputs, images, settings, options) -> dict:
+        """`with_prefix`, where what comes out of `generate()` is the same; else the inputs as they are."""
+        prompts = self._prefix_rows(inputs, images)
+        if not self._prefix_can_be_kept(prompts) or not fits_generation(settings, options, prompts):
+            return inputs
+        return self._join_prefixes(prompts, repeats=settings.num_beams or 1)
+
+
+class _Kept:
+    """The images of a call that several of its prompts are about: encoded once, let go after the last of them."""
+
+    def __init__(self, images):
+        self.left = Counter(_key(image) for row in images for image in _several(row))
+        self.encoded = {}
+        self.repeated = {key for key, count in self.left.items() if count > 1}
+
+    def wants(self, rows: list[list]) -> bool:
+        """Whether these prompts' images are better encoded apart."""
+        return any(_key(image) in self.repeated for row in rows for image in row)
+
+    def encode(self, rows: list[list], encode_images) -> list[list]:
+        """The rows with encoded images in place of images."""
+        new = {_key(image): image for row in rows for image in row if _key(image) not in self.encoded}
+        if new:
+            self.encoded.update(zip(new, encode_images(list(new.values()))))
+        result = [[self.encoded[_key(image)] for image in row] for row in rows]
+        for row in rows:
+            for image in row:
+                self.left[_key(image)] -= 1
+                if not self.left[_key(image)]:
+                    del self.encoded[_key(image)]
+        return result
+
+
+def _key(image):
+    """What tells that two images of a call, all of which it holds, are one."""
+    return image if isinstance(image, str) else id(image)
 
 
 def _check_processor(processor) -> None:
@@ -215,7 +266,10 @@ def _paired(images: list, texts, name: str) -> tuple[list, list[str]]:
     return images, listed
 
 
-def _message(image, prompt: str) -> list[dict]:
-    several = image if isinstance(image, (list, tuple)) else [image]
-    content = [{"type": "image", "image": each} for each in several]
+def _several(image) -> list:
+    return list(image) if isinstance(image, (list, tuple)) else [image]
+
+
+def _message(images: list, prompt: str) -> list[dict]:
+    content = [{"type": "image", "image": image} for image in images]
     return [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]

@@ -29,7 +29,8 @@ def encoded_inputs(images: list, image_processor, image_seq_length: int, images_
     """({"mm_encoder_outputs", "num_patches", "image_sizes"}, each image's TileGrid), as for pixels.
 
     The features of all images are joined into {"image": BaseModelOutputWithPooling}, its `pooler_output` being
-    float[tiles, L, D], and stay where they are; num_patches int64[images] and image_sizes int64[images, 2] are on the CPU.
+    float[tiles, L, D], and stay where they are; num_patches int64[images] and image_sizes int64[images, 2] are on the
+    CPU.
 
     Raises:
         ValueError: options that the images were not encoded with, or images encoded for another processor.
