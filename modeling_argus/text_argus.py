@@ -24,7 +24,7 @@ from .configuration_argus import ArgusTextConfig
 
 
 class ArgusRMSNorm(nn.Module):
-    """weight * x / sqrt(mean(x^2) + eps), the mean in fp32."""
+    """weight * x / sqrt(mean(x^2) + eps), the mean in fp32; one kernel on CUDA."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
@@ -32,9 +32,7 @@ class ArgusRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_states):
-        x = hidden_states.float()
-        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * x.to(hidden_states.dtype)
+        return F.rms_norm(hidden_states, self.weight.shape, self.weight, self.eps)
 
     def init_own_weights(self, std: float) -> None:
         nn.init.ones_(self.weight)
@@ -60,17 +58,19 @@ def rotary_frequencies(config: ArgusTextConfig, position_ids: torch.Tensor) -> t
 
 @torch.no_grad()
 def rotary_embeddings(config: ArgusTextConfig, position_ids: torch.Tensor, dtype) -> tuple:
-    """Cosines and sines float[B, 1, T, head_dim] of int64[B, T] positions, computed in fp32 whatever autocast says."""
+    """Cosines and sines float[B, 1, T, head_dim] of int64[B, T] positions, computed in fp32 whatever autocast says.
+
+    The first half of the sines is negative: `rotate` has nothing left to negate.
+    """
     with torch.autocast(device_type=position_ids.device.type, enabled=False):
         angles = position_ids[:, None, :, None].float() * rotary_frequencies(config, position_ids)
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x cos + (-x2, x1) sin over float[B, H, T, D] whose last dimension is split in halves (x1, x2)."""
-    x1, x2 = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-x2, x1), dim=-1) * sin
+    """x cos + (x2, x1) (-sin, sin) over float[B, H, T, D] whose last dimension is split in halves (x1, x2)."""
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
 def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -106,20 +106,16 @@ class ArgusTextAttn(nn.Module):
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = True
-        self.widths = tuple(
-            heads * self.head_dim
-            for heads in (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
-        )
-        self.qkv_proj = nn.Linear(config.hidden_size, sum(self.widths), bias=config.attention_bias)
-        self.o_proj = nn.Linear(self.widths[0], config.hidden_size, bias=False)
+        self.heads = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+        self.qkv_proj = nn.Linear(config.hidden_size, sum(self.heads) * self.head_dim, bias=config.attention_bias)
+        self.o_proj = nn.Linear(self.heads[0] * self.head_dim, config.hidden_size, bias=False)
 
     def forward(self, hidden_states, cos, sin, attention_mask, past_key_values, cache_position, **kwargs):
         B, T, _ = hidden_states.shape
-        q, k, v = (
-            x.view(B, T, -1, self.head_dim).transpose(1, 2)
-            for x in self.qkv_proj(hidden_states).split(self.widths, dim=-1)
-        )
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        query_heads, key_heads, value_heads = self.heads
+        qkv = self.qkv_proj(hidden_states).view(B, T, -1, self.head_dim).transpose(1, 2)
+        qk, v = qkv.split((query_heads + key_heads, value_heads), dim=1)
+        q, k = rotate(qk, cos, sin).split((query_heads, key_heads), dim=1)  # both at once: half the launches
         if past_key_values is not None:
             # 4.57's static cache writes at cache_position, and at slot 0 if it is not told one.
             k, v = past_key_values.update(k, v, self.layer_idx, {"cache_position": cache_position})
