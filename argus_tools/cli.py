@@ -176,6 +176,12 @@ def _task(commands, name: str, summary: str, *usages: str) -> argparse.ArgumentP
         help="auto, the default: float32 on a CPU, else as the model was saved",
     )
     command.add_argument("--max-tiles", type=_positive, metavar="N", help="tiles per image at most: fewer are faster")
+    command.add_argument(
+        "--max-upscale",
+        type=_positive_number,
+        metavar="X",
+        help="enlarge an image at most X times, whatever tiles that leaves: 1 never enlarges where that can be helped",
+    )
     command.add_argument("--max-new-tokens", type=_positive, metavar="N", help="length of an answer at most")
     command.add_argument("--batch-size", type=_positive, metavar="N", default=8, help="images at a time (default: 8)")
     command.add_argument("--json", action="store_true", help="one JSON object a line, one line for each result")
@@ -241,6 +247,16 @@ def _positive(text: str) -> int:
     number = int(text) if text.isascii() and text.isdigit() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return number
+
+
+def _positive_number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return number
 
 

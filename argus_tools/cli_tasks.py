@@ -1,7 +1,7 @@
 """`argus caption`, `ask`, `detect` and `dense-caption`: images in, one result for each out, as they come.
 
 Whatever can be wrong with the command is found before the model is loaded. Images are then read, a batch at a time,
-once each: the same pixels go to the model and under the drawn boxes.
+once each: the same pixels go to the model and under the drawn boxes, and are encoded once for all questions about them.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
                 try:
                     results = _results(model, processor, pixels, words, arguments)
                 except torch.OutOfMemoryError as error:
-                    advice = "take a smaller --batch-size or --max-tiles, or --dtype bfloat16"
+                    advice = "take a smaller --batch-size, --max-tiles or --max-upscale, or --dtype bfloat16"
                     raise CommandError(f"{device} has not enough memory: {advice}") from error
                 except TemplateError as error:
                     raise CommandError(
@@ -170,7 +170,7 @@ def _load_image(image: str):
 
 def _results(model, processor, pixels: list, words: list[str], arguments) -> list[list[dict]]:
     """For each image a list of results: several for `ask` with several questions, else one."""
-    options = {"max_new_tokens": arguments.max_new_tokens, "max_tiles": arguments.max_tiles}
+    options = {name: getattr(arguments, name) for name in ("max_new_tokens", "max_tiles", "max_upscale")}
     options = {name: value for name, value in options.items() if value is not None}
     options |= {"processor": processor, "batch_size": arguments.batch_size, "do_sample": False}
     if arguments.stream:
@@ -178,7 +178,7 @@ def _results(model, processor, pixels: list, words: list[str], arguments) -> lis
     if arguments.command == "caption":
         return [[{"caption": text}] for text in model.caption(pixels, prompt=arguments.prompt, **options)]
     if arguments.command == "ask":
-        pairs = [(image, question) for image in pixels for question in words]
+        pairs = [(image, question) for image in pixels for question in words]  # answer() encodes each image once
         answers = model.answer([image for image, _ in pairs], [question for _, question in pairs], **options)
         rows = [{"question": question, "answer": answer} for (_, question), answer in zip(pairs, answers)]
         return [rows[i : i + len(words)] for i in range(0, len(rows), len(words))]

@@ -144,7 +144,8 @@ def test_image_options_reach_the_processor(argus, processor, images, monkeypatch
     monkeypatch.setattr(argus, "generate", lambda **k: tiles.append(len(k["pixel_values"])) or original(**k))
     argus.caption(images[1], processor=processor, max_new_tokens=1)
     argus.caption(images[1], processor=processor, max_new_tokens=1, max_tiles=1)
-    assert tiles[0] > 1 and tiles[1] == 1
+    argus.caption(images[1], processor=processor, max_new_tokens=1, max_upscale=0.9)
+    assert tiles[0] > 1 and tiles[1:] == [1, 1]
 
 
 def test_a_model_without_location_tokens_says_what_to_do(argus, images):

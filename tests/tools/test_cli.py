@@ -147,6 +147,49 @@ def test_each_question_reaches_each_image(folder, pictures, monkeypatch, capsys)
     assert answers == ["answer 0", "answer 1", "answer 2", "answer 3"]
 
 
+def test_questions_share_one_encoding_of_each_image(folder, pictures, monkeypatch, capsys):
+    tiles = []
+    original = ArgusForConditionalGeneration.get_image_features
+
+    def count(self, pixel_values, **kwargs):
+        tiles.append(len(pixel_values))
+        return original(self, pixel_values, **kwargs)
+
+    monkeypatch.setattr(ArgusForConditionalGeneration, "get_image_features", count)
+    argv = ["--model", folder, "--json", "--max-new-tokens", "6"]
+    questions = ["What is this?", "Where is the dog in the image?", "A cat?"]
+    alone = []
+    for picture in pictures[:2]:
+        for question in questions:
+            assert main(["ask", picture, question, *argv]) == 0
+            alone.append(capsys.readouterr().out)
+    tiles.clear()
+    asked = [word for question in questions for word in ("-q", question)]
+    for batch_size in ("8", "1"):
+        assert main(["ask", *pictures[:2], *asked, *argv, "--batch-size", batch_size]) == 0
+        assert capsys.readouterr().out == "".join(alone)
+        assert sum(tiles) == 7 + 4
+        tiles.clear()
+
+
+@pytest.mark.parametrize("command", [["caption"], ["ask", "-q", "What?"], ["detect", "-p", "a dog"], ["dense-caption"]])
+def test_max_upscale_bounds_the_tiles(folder, pictures, command, monkeypatch, capsys):
+    tiles = []
+    hook = ArgusForConditionalGeneration.generate
+    monkeypatch.setattr(
+        ArgusForConditionalGeneration,
+        "generate",
+        lambda self, **inputs: tiles.append(len(inputs["pixel_values"])) or hook(self, **inputs),
+    )
+    argv = [command[0], pictures[0], *command[1:], "--model", folder, "--max-new-tokens", "1", "--json"]
+    for value in ("8", "1", "0.01"):  # 64x40 pixels in tiles of 32
+        assert main([*argv, "--max-upscale", value]) == 0
+    assert tiles[0] > tiles[1] >= tiles[2] == 1
+    capsys.readouterr()
+    for value in ("0", "-1", "nan", "inf", "two", ""):
+        assert "is not a number above 0" in fails(capsys, *argv, "--max-upscale=" + value)
+
+
 def test_stream_prints_the_answer_as_it_comes(folder, pictures, says, monkeypatch, capsys):
     says(" A red car and\ntwo small dogs.")
     written = []
@@ -221,8 +264,9 @@ def test_options_reach_the_model(folder, pictures, monkeypatch, capsys):
     ]
     assert main(["caption", pictures[0], "--model", folder, *options]) == 0
     assert (seen["max_tiles"], seen["max_new_tokens"], seen["batch_size"], seen["prompt"]) == (3, 7, 2, "Say.")
-    assert seen["dtype"] == torch.float16 and seen["do_sample"] is False
-    assert main(["caption", pictures[0], "--model", folder]) == 0
+    assert seen["dtype"] == torch.float16 and seen["do_sample"] is False and "max_upscale" not in seen
+    assert main(["caption", pictures[0], "--model", folder, "--max-upscale", "1.5"]) == 0
+    assert seen["max_upscale"] == 1.5
     assert seen["max_new_tokens"] == 7  # left as it was: options that were not typed are not passed on
     if not torch.cuda.is_available():
         assert seen["dtype"] == torch.float32
