@@ -115,12 +115,13 @@ def markdown(header: list[str], rows: list[list]) -> str:
 class Report:
     """Everything that a script writes: cells at once, text, verdicts and plot at its end."""
 
-    def __init__(self, name: str, args, arguments: list[str] | None = None):
+    def __init__(self, name: str, args, arguments: list[str] | None = None, budget: Budget | None = None):
         self.name, self.args, self.out = name, args, Path(args.out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.hardware = hardware(args.device)
-        self.command = command_line(f"benchmarks.efficiency.{name}", sys.argv[1:] if arguments is None else arguments)
-        self.budget = Budget(args.budget_minutes)
+        module = f"benchmarks.efficiency.{getattr(args, 'run_by', name)}"  # `all` runs the others
+        self.command = command_line(module, sys.argv[1:] if arguments is None else arguments)
+        self.budget = budget or Budget(args.budget_minutes)
         self.cells: list[dict] = []
         self.parts = []
         self.failed = 0

@@ -66,6 +66,11 @@ class Budget:
         """Seconds left, infinite without a limit."""
         return float("inf") if self.minutes is None else self.minutes * 60 - (self.clock() - self.start)
 
+    def part(self, share: float) -> "Budget":
+        """A budget of `share` of the whole that starts now, and never ends after it."""
+        left = self.left()
+        return self if self.minutes is None else Budget(min(share * self.minutes, max(left, 0) / 60), self.clock)
+
 
 def milliseconds(function: Callable, device="cpu") -> tuple[float, object]:
     """(milliseconds, result) of one call, the device idle before and after it."""

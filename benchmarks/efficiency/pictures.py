@@ -5,6 +5,7 @@ a photograph: about 100 to 250 KB at COCO's sizes, as there.
 """
 
 import io
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,7 @@ def encode(pixels: np.ndarray, kind: str = "JPEG") -> bytes:
     return buffer.getvalue()
 
 
+@cache
 def generated(count: int = 50, seed: int = 0) -> list[bytes]:
     """`count` JPEGs, 640x480 first and the rest in the proportions of COCO_SIZES."""
     sizes = [size for size, times in COCO_SIZES.items() for _ in range(times)]

@@ -1,7 +1,7 @@
 """The slow ways to make model inputs that the recipes of Section 3.3 remove, written plainly, one switch each.
 
 All of them give the model the same tiles: the geometry is the processor's own, resizing is torch's antialiased kernel.
-With every switch on `True` only packing is left to do, which is what ArgusProcessor does by itself.
+With every recipe in, only packing is left to do, which is what ArgusProcessor does by itself.
 """
 
 import io
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from processing_argus.prompt_layout_argus import PromptLayout
+from processing_argus.tiling_argus import TilingOptions, plan_tiling
 
 from .offline_tokenizer import CHAT_TEMPLATES, IMAGE_TOKEN, PROMPT
 from .shapes import MEAN_STD, Shape
@@ -27,6 +28,7 @@ class Recipes:
     folded (6): no normalisation at all, the patch embedding takes the bytes. spliced (7): one marker is tokenized and
     cached ids are put in its place. flat (11): tiles travel and arrive as one tensor, not as one a tile. pinned (4):
     page-locked memory and copies that do not block. on_device (3): the raw image travels, resizing happens there.
+    single_resize (1): straight to the canvas, which is another picture where the chain has two steps.
     """
 
     no_mask: bool = False
@@ -36,6 +38,7 @@ class Recipes:
     flat: bool = False
     pinned: bool = False
     on_device: bool = False
+    single_resize: bool = False
 
 
 class SlowInputs:
@@ -87,13 +90,11 @@ class SlowInputs:
 
     def tile(self, image: torch.Tensor) -> torch.Tensor:
         """uint8[tiles, 3, S, S]: the processor's chain of resizes, then one reshape, the thumbnail last."""
-        from processing_argus.tiling_argus import TilingOptions, plan_tiling
-
         images, S = self.processor.image_processor, self.shape.tile_size
         names = TilingOptions.__dataclass_fields__
         plan = plan_tiling(*image.shape[1:], TilingOptions(**{name: getattr(images, name) for name in names}))
         canvas = image
-        for size in plan.resizes:
+        for size in plan.resizes[-1:] if self.recipes.single_resize else plan.resizes:
             canvas = resize(canvas, size, images.resample)
         rows, cols = plan.grid.rows, plan.grid.cols
         tiles = canvas.reshape(3, rows, S, cols, S).permute(1, 3, 0, 2, 4).reshape(-1, 3, S, S)
@@ -107,8 +108,10 @@ class SlowInputs:
         grid = images.get_tile_grid(*size)
         marker, tokenizer = IMAGE_TOKEN[self.shape.kind], self.processor.tokenizer
         messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
-        text = tokenizer.apply_chat_template(messages, CHAT_TEMPLATES[self.shape.kind], tokenize=False,
-                                             add_generation_prompt=True)  # fmt: skip
+        template = CHAT_TEMPLATES[self.shape.kind]
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
         layout = self.processor.prompt_layout
         length = self.shape.tokens_per_tile
         if self.recipes.spliced:
