@@ -84,7 +84,7 @@ INTERNVL3_2B = Shape(
     "InternVL3-2B",
     "internvl",
     {
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": False,
         "downsample_ratio": 0.5,
         "image_seq_length": 256,
         "vision_config": {
@@ -107,7 +107,7 @@ INTERNVL3_2B = Shape(
             "rms_norm_eps": 1e-06,
             "rope_theta": 1000000.0,
             "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
-            "tie_word_embeddings": True,
+            "tie_word_embeddings": False,
             "vocab_size": 151674,
         },
     },
