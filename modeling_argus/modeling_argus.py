@@ -21,7 +21,8 @@ from .checks_argus import deferred_checks, require, settle_deferred_checks
 from .compat_modeling_argus import is_first_iteration
 from .configuration_argus import ArgusConfig
 from .connector_argus import ArgusConnector
-from .encoded_argus import ArgusEncodingMixin
+from .encoded_argus import EncodedImage, EncodedImages
+from .prefix_argus import ArgusEncodingMixin
 from .tasks_argus import ArgusTasksMixin
 from .text_argus import ArgusTextModel
 from .vision_argus import ArgusVisionModel
@@ -371,4 +372,4 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusEncodingMixin, Ar
         return input_ids, {**model_kwargs, **images}
 
 
-__all__ = ["ArgusForConditionalGeneration", "ArgusModel"]
+__all__ = ["ArgusForConditionalGeneration", "ArgusModel", "EncodedImage", "EncodedImages"]

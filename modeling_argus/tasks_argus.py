@@ -10,7 +10,8 @@ from collections import Counter
 
 import torch
 
-from .encoded_argus import are_encoded, fits_generation
+from .encoded_argus import are_encoded
+from .prefix_argus import fits_generation
 
 TASK_PROMPTS = {
     "caption": "Describe the image.",

@@ -49,7 +49,7 @@ def measure(report: Report, name: str, model, processor, photo: bytes, repeats: 
     # The side that forgets keys and values computes them anew, and so leaves them for the one that keeps them.
     times = in_turn({WITHOUT: ask(photo), FEATURES: ask(kept, True), PREFIX: ask(kept)}, repeats, device, warmup=2)
     several = {
-        APART: lambda i: sum((model.answer(photo, question, **options) for question in QUESTIONS), []),
+        APART: lambda i: [model.answer(photo, question, **options) for question in QUESTIONS],
         TOGETHER: lambda i: model.answer(photo, QUESTIONS, **options),
     }
     several_times = in_turn(several, max(1, repeats // 2), device)
@@ -75,9 +75,8 @@ def run(report: Report, keys=None) -> None:
     rows = report.attempt("argus-nano", measure, report, "argus-nano", model, processor, photo, repeats) or []
     for key in args.shapes if keys is None else keys:
         side = build_sides(shape_of(args, key), args.device, getattr(torch, args.dtype))[OURS]
-        rows += (
-            report.attempt(key, measure, report, key, side.model, side.processor, photo, repeats_of(args, 20, 3)) or []
-        )
+        repeats = repeats_of(args, 20, 3)
+        rows += report.attempt(key, measure, report, key, side.model, side.processor, photo, repeats) or []
     header = ["model", "tiles", "what is asked", "TTFT (ms)", "of the first row"]
     report.table("Time to first token of a 640x480 JPEG, asked again", header, rows)
     report.write("Same image, many questions", f"Greedy, batch 1; argus-nano in float32, else {args.dtype}.")
