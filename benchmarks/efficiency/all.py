@@ -16,7 +16,7 @@ import time
 
 import torch
 
-from . import images, profile, recipes, ttft, upscale
+from . import images, profile, recipes, reuse, ttft, upscale
 from .common import ROOT, Report, build_parser, set_up, shape_of
 from .measuring import Budget
 from .sides import build_sides
@@ -71,6 +71,11 @@ def parts(args) -> list[tuple[str, float, object]]:
         upscale.run(written, 2 if args.tiny else 64, ["256m"])
         return written
 
+    def again(budget):
+        written = report("reuse", budget)
+        reuse.run(written, ["256m"] if on_gpu else [])
+        return written
+
     def where(budget):
         forget()
         written = report("profile", budget, seconds=0.5 if args.tiny else 4.0)
@@ -91,7 +96,13 @@ def parts(args) -> list[tuple[str, float, object]]:
     chosen = [("ttft", 0.4, first_token), ("recipes", 0.4, one_by_one), ("images", 0.15, throughput)]
     if on_gpu or "qwen3-vl-2b" in args.shapes:
         chosen.append(("figure6", 0.2, others))
-    return [*chosen, ("fidelity", 0.15, fidelity), ("upscale", 0.2, fewer), ("profile", 0.3, where)]
+    return [
+        *chosen,
+        ("fidelity", 0.15, fidelity),
+        ("reuse", 0.1, again),
+        ("upscale", 0.2, fewer),
+        ("profile", 0.3, where),
+    ]
 
 
 def main(arguments=None) -> int:
