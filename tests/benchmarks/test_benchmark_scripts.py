@@ -97,8 +97,8 @@ def test_upscale_has_nano_scores_and_all_settings(run_script):
     settings = {(c["tiling"], c["max_tiles"], c["max_upscale"]) for c in cells if c["cell"] == "256m: TTFT"}
     assert len(settings) == 16
     scores = [c for c in cells if c["cell"].startswith("argus-nano")]
-    assert len(scores) == 16 and {c["scenes"] for c in scores} == {2}
-    assert all(0 <= c["answers right"] <= 1 for c in scores) and {c["tiles"] for c in scores} == {1, 5}
+    assert len(scores) == 24 and {c["scenes"] for c in scores} == {2}
+    assert all(0 <= c["answers right"] <= 1 for c in scores) and {c["tiles"] for c in scores} == {1, 3, 5}
 
 
 def test_all_runs_the_parts_that_are_asked_for(run_script):
