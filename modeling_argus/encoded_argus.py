@@ -58,8 +58,8 @@ class EncodedImage:
         tiles, L, D = self.features.shape
         (height, width), kind = self.image_size, str(self.features.dtype).removeprefix("torch.")
         return (
-            f"EncodedImage({tiles} tiles of {L} tokens x {D}, {kind} on {self.features.device}, of {height}x{width} "
-            f"pixels, {len(self._prefixes)} prefixes kept, {self.nbytes / 1e6:.1f} MB)"
+            f"EncodedImage(tiles={tiles} of {L} tokens x {D}, {kind} on {self.features.device}, "
+            f"image_size=({height}, {width}), prefixes={len(self._prefixes)}, {self.nbytes / 1e6:.1f} MB)"
         )
 
     def _kept(self, key) -> torch.Tensor | None:

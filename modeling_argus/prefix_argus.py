@@ -70,7 +70,9 @@ class ArgusEncodingMixin:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}.")
         settings = {name: getattr(processor.image_processor, name) for name in GEOMETRY}
         settings |= {n: v for n, v in image_options.items() if v is not None or n in ("max_tiles", "max_upscale")}
-        encoded, weights = EncodedImages(), weights_mark(self.model)
+        if "crop_to_patches" in settings:  # InternVL's name
+            settings["do_image_splitting"] = settings.pop("crop_to_patches")
+        weights, parts = weights_mark(self.model), []
         for start in range(0, len(images), batch_size):
             inputs = processor(
                 images=images[start : start + batch_size],
@@ -80,9 +82,11 @@ class ArgusEncodingMixin:
             )
             pixel_values = inputs["pixel_values"].to(self.device)
             features = self.get_image_features(pixel_values, return_dict=True).pooler_output.to(self.dtype)
-            sizes, counts = inputs["image_sizes"].tolist(), inputs["num_patches"].tolist()
-            for part, size in zip(features.split(counts), sizes):
-                encoded.append(EncodedImage(part.clone(), size, settings, weights))  # one can go without the others
+            parts.append((features, inputs["num_patches"], inputs["image_sizes"]))
+        encoded = EncodedImages()
+        for features, counts, sizes in parts:  # read back only now that all of them are launched
+            for tiles, size in zip(features.split(counts.tolist()), sizes.tolist()):
+                encoded.append(EncodedImage(tiles.clone(), size, settings, weights))  # one can go without the others
         return encoded
 
     @torch.no_grad()
@@ -173,16 +177,18 @@ class ArgusEncodingMixin:
 
     def _join_prefixes(self, rows: list[_Row], repeats: int = 1) -> dict:
         """See `with_prefix`."""
-        prefixes = self._prefixes_of(rows)
         front, back = max(row.cut for row in rows), max(len(row.ids) - row.cut for row in rows)
         pad = self.generation_config.pad_token_id
         pad = pad if isinstance(pad, int) and pad != self.config.image_token_id else rows[0].ids[-1]
         padded = torch.full((2, len(rows), front + back), pad)
         padded[1] = 0
         for i, row in enumerate(rows):
-            for start, ids in ((front - row.cut, row.ids[: row.cut]), (-(len(row.ids) - row.cut), row.ids[row.cut :])):
-                where = slice(start, start + len(ids) or None) if start < 0 else slice(start, start + len(ids))
-                padded[0, i, where], padded[1, i, where] = torch.tensor(ids, dtype=torch.int64), 1
+            question = row.ids[row.cut :]
+            for start, ids in ((front - row.cut, row.ids[: row.cut]), (front + back - len(question), question)):
+                padded[0, i, start : start + len(ids)] = torch.tensor(ids, dtype=torch.int64)
+                padded[1, i, start : start + len(ids)] = 1
+        input_ids, attention_mask = padded.to(self.device)  # before anything is launched that it would wait for
+        prefixes = self._prefixes_of(rows)
         order = [prefixes[i] for i in range(len(rows)) for _ in range(repeats)]
         cache = DynamicCache(config=self.config.text_config)
         shared = all(prefix is order[0] for prefix in order)
@@ -196,7 +202,6 @@ class ArgusEncodingMixin:
                     if prefix is not None:
                         states[:, i, :, front - prefix.shape[3] :] = prefix[layer]
             cache.update(states[0], states[1], layer)
-        input_ids, attention_mask = padded.to(self.device)
         return {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": cache}
 
     def _prefixes_of(self, rows: list[_Row]) -> list[torch.Tensor | None]:
@@ -206,9 +211,12 @@ class ArgusEncodingMixin:
         for row in rows:
             if row.cut and found[row.key] is None:
                 missing.setdefault(row.cut, {})[row.key] = row
-        for group in missing.values():
+        groups = [
+            (group, torch.tensor([row.ids[: row.cut] for row in group.values()]).to(self.device))
+            for group in missing.values()
+        ]
+        for group, ids in groups:
             features = torch.cat([image.features for row in group.values() for image in row.images])
-            ids = torch.tensor([row.ids[: row.cut] for row in group.values()]).to(self.device)
             outputs = self.model(
                 input_ids=ids,
                 mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},

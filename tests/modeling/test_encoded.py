@@ -99,9 +99,11 @@ def test_encoded_images_hold_the_visual_tokens(pair, images):
     assert not any(each.features.requires_grad for each in encoded)
     for each in encoded:  # none holds the memory of the others
         assert each.features.untyped_storage().nbytes() == each.nbytes == each.features.nbytes
-    assert "7 tiles of 4 tokens" in repr(encoded[0]) and "64x40 pixels" in repr(encoded[0])
+    assert "tiles=7 of 4 tokens x" in repr(encoded[0]) and "image_size=(64, 40)" in repr(encoded[0])
     (fewer,) = model.encode_images(images[0], processor=processor, max_tiles=1)
     assert fewer.num_patches == 1 and fewer.image_options["max_tiles"] == 1
+    (whole,) = model.encode_images(images[0], processor=processor, crop_to_patches=False, max_upscale=None)
+    assert processor(images=whole, return_tensors="pt")["num_patches"].tolist() == [1]
     assert model.encode_images([], processor=processor) == []
 
 
