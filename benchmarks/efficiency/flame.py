@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-INTERVAL_US = 500
 MARK = "profiled_requests"  # the function under which the workload runs
 COLOURS = {
     "processing_argus": "#4c9be8",
@@ -54,14 +53,14 @@ def collapse(stacks: Counter) -> Counter:
     return kept
 
 
-def read_austin(text: str) -> Counter:
+def read_austin(text: str, interval_us: int = 500) -> Counter:
     """austin's own lines, `P1;T0:1;frame;frame 1230`, as stacks; it counts microseconds, here they are samples."""
     stacks: Counter = Counter()
     for line in text.splitlines():
         frames, _, count = line.rpartition(" ")
         if line.startswith("P") and ";" in frames and count.isdigit():
             kept = tuple(frame for frame in frames.split(";")[1:] if not re.match(r"T\w*:?\d", frame))
-            stacks[kept] += max(round(int(count) / INTERVAL_US), 1)
+            stacks[kept] += max(round(int(count) / interval_us), 1)
     return stacks
 
 
@@ -78,11 +77,13 @@ def austin() -> str | None:
     return path if works else None
 
 
-def run_austin(binary: str, command: list[str], output: Path, timeout: float, folder: Path) -> tuple[Counter, str]:
-    """Runs a command in `folder` under austin, one sample each 0.5 ms. (stacks, "" or what went wrong)."""
+def run_austin(
+    binary: str, command: list[str], output: Path, timeout: float, folder: Path, interval_us: int
+) -> tuple[Counter, str]:
+    """Runs a command in `folder` under austin. (stacks, "" or what went wrong)."""
     try:
         done = subprocess.run(
-            [binary, "-i", f"{INTERVAL_US}us", "-o", str(output), *command],
+            [binary, "-i", f"{interval_us}us", "-o", str(output), *command],
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -91,7 +92,7 @@ def run_austin(binary: str, command: list[str], output: Path, timeout: float, fo
     except subprocess.SubprocessError as error:
         return Counter(), f"austin was stopped: {type(error).__name__}"
     text = output.read_text(encoding="utf-8", errors="replace") if output.exists() else ""
-    stacks = read_austin(text)
+    stacks = read_austin(text, interval_us)
     output.unlink(missing_ok=True)
     if not stacks:
         return stacks, f"austin gave no samples (exit status {done.returncode}); it may not be allowed to trace here"

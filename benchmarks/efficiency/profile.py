@@ -23,6 +23,7 @@ from .sides import OURS, TORCHVISION, Side, build_sides
 
 SIDES = {"argus": OURS, "transformers": TORCHVISION}
 WORKLOADS = ("inputs", "request")
+INTERVAL_US = {"inputs": 500, "request": 2000}  # austin needs a core while it looks
 
 
 def one_side(args, key: str, name: str, models: bool) -> Side:
@@ -60,7 +61,9 @@ def flame_graph(report: Report, key: str, name: str, workload: str, images: list
     if binary:
         with tempfile.TemporaryDirectory() as folder:
             command = workload_command(args, key, name, workload)
-            stacks, why = flame.run_austin(binary, command, Path(folder) / "austin", 120 + 10 * args.seconds, ROOT)
+            stacks, why = flame.run_austin(
+                binary, command, Path(folder) / "austin", 120 + 10 * args.seconds, ROOT, INTERVAL_US[workload]
+            )
         how = "austin"
     elif args.sampler != "thread":
         why = "austin is not installed or does not run here"

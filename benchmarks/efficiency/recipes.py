@@ -21,7 +21,7 @@ from .recipes_slow import Recipes, SlowInputs
 from .sides import OURS, OURS_ONE_RESIZE, PIL, TORCHVISION, Side, build_sides
 
 # Levels of 255 that a row's tiles may be off, largest and mean; the first token's logits, against their own spread.
-SAME_KERNEL = (0.51, 0.13)  # bf16 floats hold a level to within a half
+SAME_KERNEL = (2.51, 0.13)  # bf16 floats hold a level to within a half; Pillow and torch round alike to 2
 OTHER_KERNEL = (64, 2.0)  # Pillow rounds otherwise; 4.57's torchvision and every GPU take bicubic for Lanczos
 LOGITS = {torch.float32: 0.05, torch.float16: 0.1, torch.bfloat16: 0.25}
 

@@ -181,7 +181,7 @@ def reference_processor(shape: Shape, backend: str):
         from transformers.models.smolvlm import processing_smolvlm
 
         # It only spells out numbers in video prompts, yet the processor refuses to be built without it.
-        processing_smolvlm.num2words = processing_smolvlm.num2words or str
+        processing_smolvlm.num2words = getattr(processing_smolvlm, "num2words", None) or str
         videos = transformers.SmolVLMVideoProcessor(size={"longest_edge": shape.tile_size})
         settings = {"image_seq_len": shape.tokens_per_tile, "chat_template": template}
         pillow = reference_image_processor(shape, "pil")  # 4.57 lets nothing else in at the front door
