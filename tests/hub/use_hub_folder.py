@@ -153,6 +153,9 @@ def task_calls():
     assert len(captions) == 2 and captions[0] == captions[1] and isinstance(captions[0], str), captions
     regions = model.dense_caption(images, processor=processor, max_new_tokens=12)
     assert len(regions) == 2 and regions[0]["boxes"].shape == (len(regions[0]["captions"]), 4), regions
+    encoded = model.encode_images(images, processor=processor)
+    for _ in range(2):
+        assert model.caption(encoded, processor=processor, max_new_tokens=4) == captions, encoded
 
 
 Path(report).write_text(json.dumps(steps), encoding="utf-8")
