@@ -151,6 +151,9 @@ def measure(report: Report, key: str, sides: dict[str, Side], images: list[bytes
         report.cell(f"{key}: steps", shape=shape.name, device=args.device, **values)
 
     report.attempt(f"{key}: {INPUTS}", prepare)
+    if sides[OURS].model is None:
+        report.attempt(f"{key}: steps", taken_apart)
+        return medians
     if on_gpu:
         report.attempt(f"{key}: {WHOLE}", all_of_it)
         report.attempt(f"{key}: {HOST}", lambda: keep(HOST, {OURS: host_share(sides[OURS], photos, 30)}))
@@ -210,14 +213,14 @@ def tables(report: Report, key: str, medians: dict) -> None:
 
     names = list(dict.fromkeys(name for _, name in medians if name))
     columns = (*STEPS, INPUTS, MODEL, WHOLE)
-    tiles = facts.get("tiles", "?")
     report.table(
-        f"{shape.name}: milliseconds, {tiles} tiles, {facts.get('prompt tokens', '?')} prompt tokens",
+        f"{shape.name}: milliseconds"
+        + (f", {facts['tiles']} tiles, {facts['prompt tokens']} prompt tokens" if facts else ""),
         ["side", *columns],
         [[name, *(shown(medians.get((column, name)), 2) for column in columns)] for name in names],
         "Medians of a 640x480 JPEG. `inputs ready` is measured on the CPU and as one; `whole` is bytes to the first "
-        "token's id. `native tiling` has fewer tiles and so less work. On a GPU Argus resizes there: its `transfer` is what "
-        "the call with a device takes beyond the one without, and is below zero where the device is faster.",
+        "token's id. `native tiling` has fewer tiles and so less work. On a GPU Argus resizes there: its `transfer` is "
+        "what the call with a device takes beyond the one without, below zero where the device is faster.",
     )
     rows = [[name, *facts[name].values()] for name in (TORCHVISION, PIL) if name in facts]
     if rows:
@@ -236,17 +239,20 @@ def draw(report: Report, found: dict) -> None:
 
 
 def run(report: Report, keys=None, prepared=None) -> dict[str, dict]:
-    """Measures the shapes of `--shapes`. `prepared`: sides by shape, where a caller has built them already."""
+    """Measures the shapes of `--shapes`, then on a CPU what comes before the model of a 2B, which would take minutes.
+
+    `prepared`: sides by shape, where a caller has built them already.
+    """
     args = report.args
     images, words = pictures.load(args.images, 3 if args.tiny else args.num_images)
     keys = list(keys or args.shapes)
     found, dtype = {}, getattr(torch, args.dtype)
-    for key in keys:
-        if key == "qwen3-vl-2b":
-            continue
-        sides = (prepared or {}).get(key) or report.attempt(
-            f"{key}: building", build_sides, shape_of(args, key), args.device, dtype, args.reference_attention
-        )
+    on_gpu = torch.device(args.device).type == "cuda"
+    without_model = [] if on_gpu or "2b" in keys or "256m" not in keys else ["2b"]
+    for key in [key for key in keys if key != "qwen3-vl-2b"] + without_model:
+        shape, has_model = shape_of(args, key), key not in without_model
+        build = (build_sides, shape, args.device, dtype, args.reference_attention, has_model)
+        sides = (prepared or {}).get(key) or report.attempt(f"{key}: building", *build)
         if sides:
             found[key] = measure(report, key, sides, images)
             tables(report, key, found[key])
@@ -254,7 +260,7 @@ def run(report: Report, keys=None, prepared=None) -> dict[str, dict]:
     if "qwen3-vl-2b" in keys:
         report.attempt("figure 6", figure_6, report, images)
     if {"256m", "2b"} & set(found):
-        report.verdicts(bars(found, torch.device(args.device).type == "cuda"))
+        report.verdicts(bars(found, on_gpu))
     draw(report, found)
     report.write("Time to first token", f"Batch 1, {words}; {args.dtype} on {args.device}, random weights.")
     return found

@@ -77,6 +77,16 @@ def test_ttft_has_every_step_of_both_sides(run_script):
     assert "Qwen3-VL-2B, torchvision" in cells["figure 6"]
 
 
+def test_on_a_cpu_the_2b_is_measured_up_to_its_model_unless_it_is_named(tmp_path, capsys):
+    options = ["--tiny", "--repeats", "1", "--num-images", "1", "--device", "cpu", "--out", str(tmp_path)]
+    report = Report("ttft", build_parser("").parse_args(options), [])
+    found = ttft.run(report)
+    capsys.readouterr()
+    assert report.failed == 0 and list(found) == ["256m", "2b"]
+    assert (ttft.INPUTS, OURS) in found["2b"] and (ttft.INPUTS, PIL) in found["2b"]
+    assert (ttft.MODEL, OURS) in found["256m"] and (ttft.MODEL, OURS) not in found["2b"]
+
+
 def test_ttft_prints_every_bar_and_passes_none_on_tiny_shapes(run_script):
     run = run_script("ttft")
     bars = next(cell for cell in run.cells("ttft") if cell["cell"] == "bars")["bars"]
