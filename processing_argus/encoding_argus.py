@@ -223,7 +223,7 @@ def pad(values: list, length: int | None, value, side: str) -> list:
     return filler + values if side == "left" else values + filler
 
 
-def to_tensors(data: dict, return_tensors: str | None, device=None) -> dict:
+def to_tensors(data: dict, return_tensors: str | None) -> dict:
     """Lists (and the image processor's tensors) -> torch tensors, numpy arrays, or as they are."""
     return_tensors = getattr(return_tensors, "value", return_tensors)
     if return_tensors is None:
@@ -238,7 +238,6 @@ def to_tensors(data: dict, return_tensors: str | None, device=None) -> dict:
                 raise ValueError(
                     f"{key} has rows of {lengths[0]} to {lengths[-1]} tokens: pass padding=True for tensors."
                 )
-            value = torch.tensor(value, dtype=torch.int64)
-            value = value.to(device) if device is not None else value
+            value = torch.tensor(value, dtype=torch.int64, device="cpu")
         tensors[key] = value.cpu().numpy() if return_tensors == "np" else value
     return tensors

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from .decoding_argus import decode, to_tensor
+
 MAX_PIXELS = 128_000_000  # read from the header, before anything is decoded: a 24 KB file can unpack to gigabytes
 MAX_DOWNLOAD_BYTES = 128 * 1024 * 1024
 DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer
@@ -24,14 +26,14 @@ DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer
 _CHANNELS = (1, 3, 4)
 _FLOAT_TOLERANCE = 1e-3  # how far float values may lie outside of their scale by rounding alone
 _EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_UPRIGHT = {  # orientation: (swap rows and columns first, axes of [H, W, 3] to reverse then)
+    2: (False, (1,)),
+    3: (False, (0, 1)),
+    4: (False, (0,)),
+    5: (True, ()),
+    6: (True, (1,)),
+    7: (True, (0, 1)),
+    8: (True, (0,)),
 }
 
 
@@ -132,6 +134,10 @@ def _from_file(file, what, convert_rgb):
     except Exception as error:  # Pillow's format plug-ins raise many kinds on damaged headers
         raise ImageInputError(f"{what} could not be decoded: {error}") from error
     with image:
+        _check_size(image.height, image.width, what)
+        pixels = decode(image, file)
+        if pixels is not None:
+            return _upright(pixels, _orientation(image))
         return _from_pil(image, what, convert_rgb)
 
 
@@ -154,23 +160,34 @@ def _from_pil(image, what, convert_rgb):
     _check_size(image.height, image.width, what)
     try:
         image.load()
-        file_format = image.format  # gone after transpose
-        orientation = _orientation(image)
-        if orientation in _UPRIGHT:
-            image = image.transpose(_UPRIGHT[orientation])
-        if image.mode == "RGB" and "transparency" not in image.info:
-            return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        if not convert_rgb:
-            raise ImageInputError(f"{what} has mode {image.mode}, not RGB, and do_convert_rgb is False.")
-        if image.mode.startswith("I") or image.mode == "F":
-            return _from_tensor(_grey_levels(image, what, file_format), what, "channels_first", convert_rgb)
-        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-            image = _on_white(image)
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        return _upright(_pixels(image, what, convert_rgb), _orientation(image))
     except ImageInputError:
         raise
     except Exception as error:  # truncated data, unsupported modes, closed files: Pillow raises many kinds
         raise ImageInputError(f"{what} could not be decoded: {error}") from error
+
+
+def _pixels(image, what, convert_rgb):
+    """uint8[3, H, W] as stored."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return to_tensor(image)
+    if not convert_rgb:
+        raise ImageInputError(f"{what} has mode {image.mode}, not RGB, and do_convert_rgb is False.")
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_tensor(_grey_levels(image, what, image.format), what, "channels_first", convert_rgb)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = _on_white(image)
+    return to_tensor(image.convert("RGB"))
+
+
+def _upright(pixels, orientation):
+    """Applies an EXIF orientation to uint8[3, H, W]; the result is again a view of [H, W, 3], where it was one."""
+    if orientation not in _UPRIGHT:
+        return pixels
+    swap, reverse = _UPRIGHT[orientation]
+    rows = pixels.permute(1, 2, 0)
+    rows = rows.transpose(0, 1) if swap else rows
+    return (torch.flip(rows, reverse) if reverse else rows).contiguous().permute(2, 0, 1)
 
 
 def _orientation(image):
@@ -238,7 +255,7 @@ def _from_tensor(tensor, what, input_data_format, convert_rgb):
     if channels == 1:
         return tensor.repeat(3, 1, 1)
     rgba = Image.fromarray(np.ascontiguousarray(tensor.permute(1, 2, 0).cpu().numpy()))
-    return torch.from_numpy(np.array(_on_white(rgba).convert("RGB"))).permute(2, 0, 1).to(tensor.device)
+    return to_tensor(_on_white(rgba).convert("RGB")).to(tensor.device)
 
 
 def _channels_first(tensor, what, input_data_format):

@@ -1,26 +1,29 @@
 """ArgusImageProcessor: images of any kind in, flat uint8 tiles out; made on the CPU or, with `device=`, there.
 
-Each image is decoded once, resized by torch's antialiased uint8 kernels and cut by one reshape and one copy into the
-output, which is allocated once. Normalisation is folded into the model's patch embedding (Section 3.3), so uint8 is
-the default.
+Each image is decoded once, resized by torch's antialiased uint8 kernels and written tile by tile into the output,
+which is allocated once; with `device=` it crosses as it is, in one buffer with all else, and is resized there.
+Normalisation is folded into the model's patch embedding (Section 3.3), so uint8 is the default.
 """
 
 import difflib
 import types
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Optional, Union
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .compat_processing_argus import ArgusImageProcessorBase
+from .decoding_argus import DECODERS  # noqa: F401 - transformers' loader wants every sibling named in this file
 from .image_loading_argus import ImageInputError, iterate_images, load_image
+from .resizing_argus import TORCH_MODES
+from .threads_argus import MAX_THREADS  # noqa: F401 - likewise
+from .tile_pixels_argus import fits_device, write_tiles_on_cpu, write_tiles_on_device
 from .tiling_argus import TileGrid, TilingOptions, TilingPlan, plan_tiling
+from .transfer_argus import resolve_device, send
 
 
 class ArgusImageProcessorKwargs(ImagesKwargs, total=False):
@@ -30,7 +33,7 @@ class ArgusImageProcessorKwargs(ImagesKwargs, total=False):
     min_tiles (`int`): fewest tiles without the thumbnail (`aspect_ratio`).
     max_tiles (`int`, *optional*): most tiles without the thumbnail; None is no limit (`longest_edge` only).
     use_thumbnail (`bool`): add the whole image as a last tile when there is more than one.
-    max_upscale (`float`, *optional*): leave out grids whose canvas enlarges a side more than this (`aspect_ratio`).
+    max_upscale (`float`, *optional*): do not enlarge an image more than this, which is fewer tiles for a small one.
     longest_edge (`int`): longest side of the canvas in pixels (`longest_edge`).
     do_image_splitting (`bool`): False makes one tile of each image.
     crop_to_patches (`bool`): InternVL's name for `do_image_splitting`, by which TRL asks; of a call alone.
@@ -62,9 +65,17 @@ _SERVICE_NAMES = (
     "_processor_class",
 )
 
-_TORCH_MODES = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _PIL_RESAMPLES = {"nearest": 0, "nearest-exact": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-_MAX_DEVICE_SHRINK = 32  # the CUDA antialias kernels run out of shared memory when they shrink by much more
+
+
+@dataclass
+class PreparedImages:
+    """Images of one call before a pixel is resized: uint8[3, H, W] each, their (height, width), plans and settings."""
+
+    images: list[torch.Tensor]
+    sizes: list[tuple[int, int]]
+    plans: list[TilingPlan]
+    options: types.SimpleNamespace
 
 
 class ArgusImageProcessor(ArgusImageProcessorBase):
@@ -166,12 +177,18 @@ class ArgusImageProcessor(ArgusImageProcessorBase):
 
         Returns a BatchFeature, flat over all images in order:
             pixel_values: uint8[tiles, 3, S, S] (float32 with do_normalize), on `device`.
-            num_patches: int64[images], tiles of each image, thumbnail included; on the CPU.
-            image_sizes: int64[images, 2], height and width of each original, upright; on the CPU.
+            num_patches: int64[images], tiles of each image, thumbnail included.
+            image_sizes: int64[images, 2], height and width of each original, upright.
+        With `device` all of them are there: the images cross as they are, in one buffer with the numbers, and become
+        tiles there. Without it pixels stay where the images are, on the CPU most often, and the numbers on the CPU.
         As torch tensors with return_tensors="pt", numpy arrays with "np", else lists (of uint8[3, S, S] tensors).
         Raises:
             ImageInputError: an image cannot be read. TypeError: unknown keyword. ValueError: a setting out of range.
         """
+        return BatchFeature(data=self.finish(self.prepare(images, **kwargs)))
+
+    def prepare(self, images: ImageInput, **kwargs: Unpack[ArgusImageProcessorKwargs]) -> "PreparedImages":
+        """The first half of a call: images are loaded and their tiles planned; nothing is resized or sent yet."""
         options = self._options(kwargs)
         loaded = [
             load_image(image, name, options.input_data_format, options.do_convert_rgb)
@@ -179,16 +196,40 @@ class ArgusImageProcessor(ArgusImageProcessorBase):
         ]
         if not loaded:
             raise ImageInputError("There is no image to process: the list of images is empty.")
-        device = torch.device(options.device) if options.device is not None else loaded[0].device
-        plans = [plan_tiling(*image.shape[1:], options.geometry) for image in loaded]
-        counts = [plan.grid.num_tiles for plan in plans]
-        S = options.geometry.tile_size
-        pixel_values = torch.empty((sum(counts), 3, S, S), dtype=torch.uint8, device=device)
-        for image, plan, tiles in zip(loaded, plans, pixel_values.split(counts)):
-            _write_tiles(image.to(device), plan, options.resample, tiles)
+        sizes = [(image.shape[1], image.shape[2]) for image in loaded]
+        return PreparedImages(loaded, sizes, [plan_tiling(*size, options.geometry) for size in sizes], options)
+
+    def finish(self, prepared: "PreparedImages", others: Optional[dict[str, torch.Tensor]] = None) -> dict:
+        """The second half: tiles. Empties `prepared.images`, so that each image's memory is free as soon as it can be.
+
+        Args:
+            others: CPU tensors that go to `device` in the same buffer as the images (recipe 12 of Table 1).
+        Returns:
+            `others`, moved, and what `preprocess` returns.
+        """
+        options, plans, images = prepared.options, prepared.plans, prepared.images
+        counts, S = [plan.grid.num_tiles for plan in plans], options.geometry.tile_size
+        device = resolve_device(options.device) if options.device is not None else images[0].device
+        host = dict(others or {})
+        if options.return_tensors == "pt":
+            host["num_patches"] = torch.tensor(counts, device="cpu")
+            host["image_sizes"] = torch.tensor(prepared.sizes, device="cpu")
+        if device.type == "cpu":
+            pixel_values = _tiles_on_cpu(images, plans, options.resample, S)
+        else:
+            if options.resample not in TORCH_MODES:
+                raise ValueError(f"resample={options.resample} (box, Hamming) works on the CPU only, not on {device}.")
+            sent, raw = _send(images, plans, options, host, device)
+            host = sent if options.device is not None else host
+            pixel_values = torch.empty((sum(counts), 3, S, S), dtype=torch.uint8, device=device)
+            for pixels, plan, tiles in zip(raw, plans, pixel_values.split(counts)):
+                if pixels.ndim == 4:  # tiles already
+                    tiles.copy_(pixels)
+                else:
+                    write_tiles_on_device(pixels, plan, options.resample, tiles)
         if options.do_normalize:
             pixel_values = _normalize(pixel_values, options)
-        return _batch_feature(pixel_values, counts, [list(image.shape[1:]) for image in loaded], options.return_tensors)
+        return _outputs(pixel_values, counts, prepared.sizes, host, options.return_tensors)
 
     # --- settings ---------------------------------------------------------------------------------------------------
 
@@ -257,70 +298,6 @@ def _per_channel(name, value) -> tuple[float, ...]:
     return values
 
 
-def _write_tiles(image: torch.Tensor, plan: TilingPlan, resample: int, tiles: torch.Tensor) -> None:
-    """Fill tiles (uint8[n, 3, S, S], a slice of the output) from image (uint8[3, H, W]), the thumbnail last."""
-    rows, cols, S = plan.grid.rows, plan.grid.cols, tiles.shape[-1]
-    canvas = image
-    for size in plan.resizes:
-        canvas = resize_image(canvas, size, resample)
-    split = canvas.reshape(3, rows, S, cols, S).permute(1, 3, 0, 2, 4)
-    tiles[: rows * cols].view(rows, cols, 3, S, S).copy_(split)
-    if plan.grid.thumbnail:
-        tiles[-1].copy_(resize_image(canvas if plan.thumbnail_from_canvas else image, (S, S), resample))
-
-
-def resize_image(image: torch.Tensor, size: tuple[int, int], resample: int) -> torch.Tensor:
-    """Resize uint8[3, H, W] to size (height, width), antialiased, on the image's device.
-
-    On the CPU by torch's uint8 kernels, bit for bit what transformers' torchvision backend computes, or by Pillow for
-    filters that torch lacks. On another device in float32, clamped and rounded, with bicubic for Lanczos: both as
-    transformers does.
-    """
-    if tuple(image.shape[1:]) == size:
-        return image
-    if image.device.type == "cpu":
-        if resample not in _TORCH_MODES or (resample == 1 and not _torch_has_lanczos()):
-            return _resize_in_pillow(image, size, resample)
-        return _interpolate(image, size, _TORCH_MODES[resample])
-    if resample not in _TORCH_MODES:
-        raise ValueError(f"resample={resample} (box, Hamming) works on the CPU only, not on {image.device}.")
-    if max(image.shape[1] / size[0], image.shape[2] / size[1]) > _MAX_DEVICE_SHRINK:
-        return resize_image(image.cpu(), size, resample).to(image.device)
-    return _resize_in_float32(image, size, "bicubic" if resample == 1 else _TORCH_MODES[resample])
-
-
-def _resize_in_pillow(image: torch.Tensor, size: tuple[int, int], resample: int) -> torch.Tensor:
-    """Rows first, then columns, each rounded to uint8: as torch does, and Pillow before 13, which may swap the two."""
-    pil = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
-    pil = pil.resize((size[1], pil.height), resample).resize((size[1], size[0]), resample)
-    return torch.from_numpy(np.array(pil)).permute(2, 0, 1)
-
-
-def _resize_in_float32(image: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
-    if mode == "nearest-exact":
-        return _interpolate(image, size, mode)
-    return _interpolate(image.float(), size, mode).clamp_(0, 255).round_().to(torch.uint8)
-
-
-def _interpolate(image: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
-    batch = image[None]
-    if batch.is_contiguous(memory_format=torch.channels_last):
-        # With the stride that a batch would have, torch sees channels_last and skips repacking the pixels.
-        batch = batch.as_strided(batch.shape, (batch.numel(), *batch.stride()[1:]))
-    if mode == "nearest-exact":
-        return F.interpolate(batch, size=size, mode=mode)[0]
-    return F.interpolate(batch, size=size, mode=mode, align_corners=False, antialias=True)[0]
-
-
-@lru_cache(maxsize=1)
-def _torch_has_lanczos() -> bool:
-    try:  # torch >= 2.14
-        F.interpolate(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), size=(2, 2), mode="lanczos", antialias=True)
-    except (NotImplementedError, ValueError, RuntimeError):
-        return False
-    return True
-
-
 def _normalize(pixel_values: torch.Tensor, options: types.SimpleNamespace) -> torch.Tensor:
     """(x * rescale_factor - mean) / std in float32, the factor folded into mean and std as in transformers."""
     scale = 1.0 / options.rescale_factor if options.do_rescale else 1.0
@@ -329,18 +306,56 @@ def _normalize(pixel_values: torch.Tensor, options: types.SimpleNamespace) -> to
     return pixel_values.to(torch.float32).sub_(mean).div_(std)
 
 
-def _batch_feature(pixel_values, counts, sizes, return_tensors) -> BatchFeature:
+def _tiles_on_cpu(images: list, plans: list[TilingPlan], resample: int, S: int) -> torch.Tensor:
+    """uint8[tiles, 3, S, S] from uint8[3, H, W] each; allocated only when the first image has its first resize behind
+    it, and so may be gone. Empties `images`."""
+    counts = [plan.grid.num_tiles for plan in plans]
+    output = []
+
+    def tiles_of(index):
+        if not output:
+            output.append(torch.empty((sum(counts), 3, S, S), dtype=torch.uint8, device="cpu"))
+        return output[0].split(counts)[index]
+
+    for index, plan in enumerate(plans):
+        source = [images.pop(0).to("cpu")]
+        write_tiles_on_cpu(source, plan, resample, lambda index=index: tiles_of(index))
+    return output[0]
+
+
+def _send(images: list, plans, options, host: dict, device: torch.device) -> tuple[dict, list[torch.Tensor]]:
+    """Brings `host` and all images to the device in one copy. An image is uint8[3, H, W] afterwards, a view of
+    [H, W, 3], or, where only the CPU can shrink it so much, its tiles uint8[n, 3, S, S]. One that is there stays."""
+    waiting = []
+    for plan in plans:
+        image = images.pop(0)
+        if not fits_device(*image.shape[1:], plan):
+            waiting.append(_tiles_on_cpu([image], [plan], options.resample, options.geometry.tile_size))
+        else:
+            waiting.append(image.permute(1, 2, 0) if image.device.type == "cpu" else image.to(device))
+    crossing = [index for index, pixels in enumerate(waiting) if pixels.device.type == "cpu"]
+    names = list(host) if options.device is not None else []
+    if crossing or names:
+        sent = send([*(host[name] for name in names), *(waiting[index] for index in crossing)], device)
+        host = {**host, **dict(zip(names, sent))}
+        for index, pixels in zip(crossing, sent[len(names) :]):
+            waiting[index] = pixels if pixels.ndim == 4 else pixels.permute(2, 0, 1)
+    return host, waiting
+
+
+def _outputs(pixel_values, counts, sizes, host: dict, return_tensors) -> dict:
     if return_tensors == "pt":
-        data = {"pixel_values": pixel_values, "num_patches": torch.tensor(counts), "image_sizes": torch.tensor(sizes)}
-    elif return_tensors == "np":
-        data = {
-            "pixel_values": pixel_values.cpu().numpy(),
-            "num_patches": np.array(counts),
-            "image_sizes": np.array(sizes),
-        }
-    else:
-        data = {"pixel_values": list(pixel_values), "num_patches": counts, "image_sizes": sizes}
-    return BatchFeature(data=data)
+        last = {name: host.pop(name) for name in ("num_patches", "image_sizes")}
+        return {**host, "pixel_values": pixel_values, **last}
+    if return_tensors == "np":
+        arrays = {"num_patches": np.array(counts), "image_sizes": np.array(sizes)}
+        return {**host, "pixel_values": pixel_values.cpu().numpy(), **arrays}
+    return {
+        **host,
+        "pixel_values": list(pixel_values),
+        "num_patches": counts,
+        "image_sizes": [list(size) for size in sizes],
+    }
 
 
 __all__ = ["ArgusImageProcessor", "ArgusImageProcessorKwargs", "ImageInputError"]

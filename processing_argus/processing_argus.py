@@ -8,6 +8,7 @@ pixels of the original image. `__call__` and `apply_chat_template` are wholly it
 
 import re
 
+import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, Unpack
@@ -23,6 +24,7 @@ from .chat_argus import (
     template_variables,
 )
 from .compat_processing_argus import ProcessorBase
+from .decoding_argus import DECODERS  # noqa: F401 - transformers' loader wants every sibling named in this file
 from .derived_argus import Derived
 from .encoded_inputs_argus import EncodedBatch, are_encoded, encoded_inputs
 from .encoding_argus import (
@@ -38,12 +40,16 @@ from .encoding_argus import (
     tokenize,
 )
 from .image_loading_argus import ImageInputError
-from .image_processing_argus import ArgusImageProcessor
+from .image_processing_argus import ArgusImageProcessor, PreparedImages
 from .keywords_argus import ArgusProcessorKwargs, is_keyword, refuse_keyword, split_keywords
 from .locations_argus import LocationVocabulary, build_vocabulary
 from .prompt_layout_argus import ImageRuns, PromptLayout
 from .regions_argus import read_regions
+from .resizing_argus import TORCH_MODES  # noqa: F401 - likewise
+from .threads_argus import MAX_THREADS  # noqa: F401 - likewise
+from .tile_pixels_argus import fits_device  # noqa: F401 - likewise
 from .tiling_argus import TileGrid
+from .transfer_argus import resolve_device, send
 
 
 class ArgusProcessor(ProcessorBase):
@@ -154,7 +160,8 @@ class ArgusProcessor(ProcessorBase):
         if text is None:
             if images is None:
                 raise ValueError("ArgusProcessor needs text, images or both.")
-            return _batch(self._image_inputs(flatten_images(images)[0], text_kwargs, images_kwargs)[0])
+            source, _ = self._read_images(flatten_images(images)[0], images_kwargs)
+            return self._deliver({}, source, text_kwargs["return_tensors"], images_kwargs)
         prompts = [text] if isinstance(text, str) else text
         if not isinstance(prompts, (list, tuple)) or not prompts or not all(isinstance(p, str) for p in prompts):
             raise ValueError("text must be a string or a non-empty list of strings.")
@@ -255,7 +262,7 @@ class ArgusProcessor(ProcessorBase):
         image_runs = self._runs
         markers = [row.ids.count(image_runs.image_token_id) for row in rows]
         check_counts(self.image_token, markers, len(flat), per_prompt)
-        image_inputs, grids = self._image_inputs(flat, text_kwargs, images_kwargs) if flat else ({}, [])
+        source, grids = self._read_images(flat, images_kwargs) if flat else (None, [])
 
         runs = iter([image_runs.ids(grid.rows, grid.cols, grid.thumbnail) for grid in grids])
         for i, row in enumerate(rows):
@@ -278,21 +285,34 @@ class ArgusProcessor(ProcessorBase):
             data["assistant_masks"] = [pad(row.assistant, length, 0, side) for row in rows]
         if options["return_offsets_mapping"]:
             data["offset_mapping"] = [pad(row.offsets, length, (0, 0), side) for row in rows]
-        return _batch({**to_tensors(data, options["return_tensors"], images_kwargs.get("device")), **image_inputs})
+        return self._deliver(data, source, options["return_tensors"], images_kwargs)
 
-    def _image_inputs(self, flat_images, text_kwargs, images_kwargs) -> tuple[dict, list[TileGrid]]:
-        """The image processor's output, or what stands for it where images are encoded, and each image's grid."""
-        if are_encoded(flat_images):
-            inputs, grids = encoded_inputs(flat_images, self.image_processor, self.image_seq_length, images_kwargs)
-            features = inputs.pop("mm_encoder_outputs")
-            inputs = {name: value.to(images_kwargs.get("device") or "cpu") for name, value in inputs.items()}
-            return {**to_tensors(inputs, text_kwargs["return_tensors"]), "mm_encoder_outputs": features}, grids
-        features = self.image_processor(flat_images, **{**images_kwargs, "return_tensors": "pt"})
-        sizes, counts = features["image_sizes"].tolist(), features["num_patches"].tolist()
-        grids = [self.image_processor.get_tile_grid(*size, **images_kwargs) for size in sizes]
-        if [grid.num_tiles for grid in grids] != counts:
-            raise ValueError(f"The image processor made {counts} tiles where its get_tile_grid says {grids}.")
-        return to_tensors(dict(features), text_kwargs["return_tensors"]), grids
+    def _read_images(self, images: list, images_kwargs: dict) -> tuple["PreparedImages | dict", list[TileGrid]]:
+        """Images that are loaded but not yet tiled, or what stands for them where they are encoded; each one's grid."""
+        if are_encoded(images):
+            return encoded_inputs(images, self.image_processor, self.image_seq_length, images_kwargs)
+        prepared = self.image_processor.prepare(images, **images_kwargs)
+        return prepared, [plan.grid for plan in prepared.plans]
+
+    def _deliver(self, data: dict, source, return_tensors, images_kwargs) -> BatchFeature:
+        """Ids and masks as asked for, the images' inputs with them; with `device` as views of one buffer there."""
+        device = images_kwargs.get("device") or self.image_processor.device
+        data = to_tensors(data, return_tensors)
+        tensors = getattr(return_tensors, "value", return_tensors) == "pt"
+        # Not by its class: a hub repository's image processor and processor are loaded apart, and have one each.
+        if source is not None and not isinstance(source, dict):
+            source.options.return_tensors = "pt"
+            if tensors:
+                return BatchFeature(self.image_processor.finish(source, data))
+            return BatchFeature({**data, **to_tensors(self.image_processor.finish(source), return_tensors)})
+        features = {}
+        if source is not None:
+            features = {"mm_encoder_outputs": source.pop("mm_encoder_outputs")}
+            data = {**data, **to_tensors(source, return_tensors)}
+        if device is not None:
+            moved = [name for name, value in data.items() if isinstance(value, torch.Tensor)]
+            data |= zip(moved, send([data[name] for name in moved], resolve_device(device)))
+        return EncodedBatch({**data, **features}) if features else BatchFeature(data)
 
     def _split_keywords(self, kwargs: dict) -> tuple[dict, dict]:
         return split_keywords(kwargs, self.tokenizer.init_kwargs)
@@ -349,10 +369,6 @@ class ArgusProcessor(ProcessorBase):
             num_image_tokens=[len(self._runs.ids(grid.rows, grid.cols, grid.thumbnail)) for grid in grids],
             num_image_patches=[grid.num_tiles for grid in grids],
         )
-
-
-def _batch(data: dict) -> BatchFeature:
-    return EncodedBatch(data) if "mm_encoder_outputs" in data else BatchFeature(data)
 
 
 __all__ = ["CHAT_TEMPLATE", "ArgusProcessor", "ArgusProcessorKwargs", "ImageInputError"]

@@ -39,9 +39,10 @@ class TilingPlan:
 
 @dataclass(frozen=True)
 class TilingOptions:
-    """The geometry's settings, checked on creation (ValueError). `max_upscale` and `min_tiles` concern `aspect_ratio`,
-    the side `longest_edge` (pixels) concerns the policy of that name; `max_tiles` concerns both and does not count the
-    thumbnail, as in InternVL; None is no limit, for `longest_edge` only."""
+    """The geometry's settings, checked on creation (ValueError). `min_tiles` concerns `aspect_ratio`, the side
+    `longest_edge` (pixels) the policy of that name. `max_tiles` concerns both and does not count the thumbnail, as in
+    InternVL; None is no limit, for `longest_edge` only. `max_upscale` concerns both: for `aspect_ratio` the most that
+    a side is enlarged, for `longest_edge` the longest side; an image smaller than a tile still fills one."""
 
     tiling: str = "aspect_ratio"
     tile_size: int = 512
@@ -136,10 +137,16 @@ def _closest_grid(height: int, width: int, options: TilingOptions) -> tuple[int,
 
 def _plan_longest_edge(height: int, width: int, options: TilingOptions) -> TilingPlan:
     S = options.tile_size
-    edge = options.longest_edge
+    edge = limit = options.longest_edge
+    if options.max_upscale is not None:  # the most whole tiles that the longest side fills without being enlarged more
+        reach = min(options.max_upscale * max(height, width), edge + S)
+        limit = max(int(reach // S), 1) * S
+        edge = min(edge, limit)
     resized = _scale_longest_edge_to(height, width, edge)
     canvas = _round_up_to_tiles(*resized, S) if options.do_image_splitting else (S, S)
-    while options.max_tiles is not None and (canvas[0] // S) * (canvas[1] // S) > options.max_tiles:
+    while (options.max_tiles is not None and (canvas[0] // S) * (canvas[1] // S) > options.max_tiles) or (
+        options.max_upscale is not None and max(canvas) > limit
+    ):
         edge = (ceil(min(edge, LONGEST_EDGE_LIMIT) / S) - 1) * S
         if edge < S:  # an odd tile size can be rounded up beyond itself
             canvas = (S, S)

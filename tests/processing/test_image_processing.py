@@ -19,7 +19,9 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 
 from processing_argus.compat_processing_argus import register_auto_image_processor
 from processing_argus.image_loading_argus import ImageInputError
-from processing_argus.image_processing_argus import ArgusImageProcessor, _resize_in_float32, _torch_has_lanczos
+from processing_argus.image_processing_argus import ArgusImageProcessor
+from processing_argus.resizing_argus import torch_has_lanczos
+from processing_argus.tile_pixels_argus import resize_in_float32
 from processing_argus.tiling_argus import TileGrid
 
 V4 = not hasattr(transformers, "SmolVLMImageProcessorPil")
@@ -109,7 +111,7 @@ def test_tiles_are_the_references(family, backend, split, classic_pillow):
         assert largest_difference(reference, tiles) <= bound, f"{family}, {backend}, {image.size}"
 
 
-@pytest.mark.skipif(not _torch_has_lanczos(), reason="torch < 2.14 has no lanczos")
+@pytest.mark.skipif(not torch_has_lanczos(), reason="torch < 2.14 has no lanczos")
 @pytest.mark.skipif(
     not hasattr(transformers.utils.import_utils, "is_torchvision_greater_or_equal"),
     reason="an older torchvision backend",
@@ -137,7 +139,7 @@ def test_published_sizes_on_a_scene(classic_pillow):
 
 @pytest.mark.parametrize("image", IMAGES[:3], ids=["noise", "tall", "square"])
 def test_without_torchs_lanczos_pillow_gives_the_references_very_pixels(image, monkeypatch, classic_pillow):
-    monkeypatch.setattr("processing_argus.image_processing_argus._torch_has_lanczos", lambda: False)
+    monkeypatch.setattr("processing_argus.resizing_argus.torch_has_lanczos", lambda: False)
     tiles = argus_processor("SmolVLM", 32, LANCZOS)(image, return_tensors="pt")["pixel_values"]
     assert largest_difference(reference_tiles("SmolVLM", "pil", image, 32, LANCZOS), tiles) == 0
 
@@ -158,7 +160,7 @@ def test_the_device_path_computes_what_torchvision_computes_in_float():
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         for mode in ("bilinear", "bicubic"):
             expected = torchvision_v1.resize(pixels, [40, 52], torchvision_v1.InterpolationMode(mode), antialias=True)
-            assert torch.equal(_resize_in_float32(pixels, (40, 52), mode), expected)
+            assert torch.equal(resize_in_float32(pixels.float(), (40, 52), mode), expected.float())
 
 
 def test_on_a_device_the_whole_way_runs_there():
@@ -167,8 +169,8 @@ def test_on_a_device_the_whole_way_runs_there():
             [noise(48, 64), noise(20, 400)], device="meta", return_tensors="pt", **kwargs
         )
         assert output["pixel_values"].device.type == "meta"
-        assert output["pixel_values"].shape == (int(output["num_patches"].sum()), 3, 32, 32)
-        assert output["image_sizes"].tolist() == [[48, 64], [20, 400]]  # known on the host, without a synchronisation
+        assert output["pixel_values"].shape[1:] == (3, 32, 32)
+        assert all(value.device.type == "meta" for value in output.values())
     with pytest.raises(ValueError, match="works on the CPU only, not on meta"):
         ArgusImageProcessor(resample=4)(noise(9, 9), device="meta")
     assert ArgusImageProcessor()(torch.zeros(3, 64, 64, dtype=torch.uint8, device="meta"))["pixel_values"][0].is_meta

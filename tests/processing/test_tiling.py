@@ -166,3 +166,29 @@ def test_bad_sizes_are_refused(size):
 def test_a_tile_budget_that_would_fill_memory_is_refused():
     with pytest.raises(ValueError, match=r"max_tiles=9{30} is more than the 1024"):
         TilingOptions(max_tiles=int("9" * 30))
+
+
+@settings(max_examples=300, deadline=None)
+@given(sides, sides, tile_sizes, st.integers(1, 4096), st.floats(0.1, 8), st.booleans())
+def test_max_upscale_bounds_the_longest_side_of_smolvlms_canvas(height, width, tile_size, edge, max_upscale, splitting):
+    options = {"tiling": "longest_edge", "tile_size": tile_size, "longest_edge": edge, "max_tiles": None}
+    options["do_image_splitting"] = splitting
+    plan = plan_tiling(height, width, TilingOptions(**options, max_upscale=max_upscale))
+    unlimited = plan_tiling(height, width, TilingOptions(**options))
+    longest, whole = max(height, width), max(unlimited.resizes[-1])
+    canvas = max(plan.resizes[-1])
+    within = [side for side in range(tile_size, whole + 1, tile_size) if side <= max_upscale * longest]
+    most = max(within, default=tile_size)
+    assert canvas == most or (tile_size % 2 and canvas <= most)  # odd sizes are rounded up beyond themselves
+    if splitting and whole <= max_upscale * longest:
+        assert plan == unlimited
+
+
+def test_known_grids_of_a_photo_that_is_not_enlarged():
+    def grid(max_upscale, height=480, width=640):
+        return plan_tiling(height, width, TilingOptions(tiling="longest_edge", max_upscale=max_upscale)).grid
+
+    assert grid(None) == grid(3.2) == grid(1e308) == TileGrid(3, 4, True)
+    assert grid(3.19) == grid(2.4) == TileGrid(3, 3, True)
+    assert grid(1.6) == TileGrid(2, 2, True)
+    assert grid(1.0) == grid(0.01) == grid(1.0, 20, 30) == TileGrid(1, 1)
