@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_transfer import Copies
 from tiny import tiny_model
 from tiny_text import (
     IMAGE_SEQ_LENGTH,
@@ -763,3 +764,39 @@ def test_the_image_text_to_text_pipeline_runs_through_the_processor(processor):
 def test_locations_are_those_of_the_vocabulary(processor):
     assert isinstance(processor.locations, LocationVocabulary)
     assert processor.locations.num_location_bins == 100
+
+
+# --- on a device ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["raw", "chat", "text alone"])
+def test_with_a_device_everything_crosses_in_one_copy(processor, call):
+    image = np.zeros((40, 60, 3), np.uint8)
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "What is it?"}]
+    options = {"return_tensors": "pt", "device": "meta", "return_mm_token_type_ids": True}
+    with Copies() as copies:
+        if call == "chat":
+            messages = [{"role": "user", "content": content}]
+            inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+        elif call == "raw":
+            inputs = processor(images=[image], text=[f"{processor.image_token} a"], **options)
+        else:
+            inputs = processor(text=["a cat"], **options)
+    assert copies.crossings == 1 and copies.waits == [] and copies.blocking == 0
+    assert all(value.device.type == "meta" for value in inputs.values())
+    packed = [name for name in inputs if name != "pixel_values"]
+    assert {"input_ids", "attention_mask", "mm_token_type_ids"} <= set(packed)
+    assert len({inputs[name].untyped_storage()._cdata for name in packed}) == 1
+    before = dict(inputs)
+    assert all(inputs.to("meta")[name] is value for name, value in before.items())
+
+
+def test_without_a_device_all_is_on_the_cpu(processor):
+    inputs = processor(
+        images=[np.zeros((40, 60, 3), np.uint8)], text=[f"{processor.image_token} a"], return_tensors="pt"
+    )
+    with torch.device("meta"):
+        again = processor(
+            images=[np.zeros((40, 60, 3), np.uint8)], text=[f"{processor.image_token} a"], return_tensors="pt"
+        )
+    assert all(value.device.type == "cpu" and torch.equal(value, again[name]) for name, value in inputs.items())
