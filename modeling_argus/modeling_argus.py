@@ -7,28 +7,25 @@ Tiles are flat over all images of the batch (recipe 11): which row a tile belong
 tokens stand.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
 from transformers.utils import can_return_tuple
 
 from .base_argus import ArgusPreTrainedModel
-from .checks_argus import deferred_checks, require, settle_deferred_checks
-from .compat_modeling_argus import is_first_iteration
+from .checks_argus import require
 from .configuration_argus import ArgusConfig
 from .connector_argus import ArgusConnector
 from .encoded_argus import EncodedImage, EncodedImages
+from .generation_argus import ArgusGenerationMixin
 from .prefix_argus import ArgusEncodingMixin
 from .tasks_argus import ArgusTasksMixin
 from .text_argus import ArgusTextModel
 from .vision_argus import ArgusVisionModel
-
-# What belongs to the prompt alone and is no row of the batch.
-PROMPT_INPUTS = ("pixel_values", "num_patches", "image_sizes", "mm_encoder_outputs", "rows_per_prompt")
 
 
 def place_visual_tokens(inputs_embeds, mask, features, rows_per_prompt: int = 1) -> torch.Tensor:
@@ -100,7 +97,13 @@ class ArgusModel(ArgusPreTrainedModel):
 
     def _encoded_features(self, mm_encoder_outputs, pixel_values) -> torch.Tensor | None:
         """float[tiles, image_seq_length, D] of images that were encoded before, or None."""
-        encoded = (mm_encoder_outputs or {}).get("image")
+        if mm_encoder_outputs is None:
+            return None
+        if not isinstance(mm_encoder_outputs, Mapping) or set(mm_encoder_outputs) - {"image"}:
+            keys = isinstance(mm_encoder_outputs, Mapping) and not hasattr(mm_encoder_outputs, "pooler_output")
+            given = f"one of {sorted(mm_encoder_outputs)}" if keys else f"a {type(mm_encoder_outputs).__name__}"
+            raise ValueError(f"mm_encoder_outputs must be a dict with the one key 'image', got {given}.")
+        encoded = mm_encoder_outputs.get("image")
         if encoded is None:
             return None
         if pixel_values is not None:
@@ -132,7 +135,7 @@ class ArgusModel(ArgusPreTrainedModel):
             return (
                 f"the rows hold {counts.tolist()} image tokens, {vectors // tokens_per_tile} tiles of "
                 f"{tokens_per_tile} tokens each need {vectors}. Pass the processor's input_ids and pixel_values "
-                "together, unchanged."
+                "together, unchanged; with past_key_values, the tiles of the images that those do not hold."
             )
 
         fits = (counts.sum() == vectors) & (counts % tokens_per_tile == 0).all()
@@ -151,6 +154,7 @@ class ArgusModel(ArgusPreTrainedModel):
         image_sizes: torch.LongTensor | None = None,
         mm_encoder_outputs: dict | None = None,
         rows_per_prompt: int = 1,
+        num_own_tokens: int = 0,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -168,6 +172,8 @@ class ArgusModel(ArgusPreTrainedModel):
                 were encoded before (the name that transformers 5.18 gave it).
             rows_per_prompt: how many times each prompt stands in the batch, one copy after the other, all of them with
                 the same tiles, which are passed and encoded once (beams, `num_return_sequences`).
+            num_own_tokens: how many of the last tokens no prompt holds, chosen by the model or guessed for it: an image
+                token among them is a token like others.
 
         Raises:
             ValueError: image tokens without tiles, or of another number; inputs of a wrong shape or dtype. On CUDA
@@ -177,13 +183,16 @@ class ArgusModel(ArgusPreTrainedModel):
             raise ValueError("pass exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        # Read here, before anything is launched; a decoding step does not ask.
-        is_padded = self.text_model.is_padded(attention_mask) if inputs_embeds.shape[1] > 1 else None
+        T = inputs_embeds.shape[1]
+        has_prompt = num_own_tokens < T and T > 1  # one token is a step of decoding
+        # Read here, before anything is launched; decoding does not ask.
+        is_padded = self.text_model.is_padded(attention_mask) if has_prompt else None
+        encoded = self._encoded_features(mm_encoder_outputs, pixel_values)
         features = None
-        # A single token with no pixels is a decoding step: nothing to look for.
-        if pixel_values is not None or mm_encoder_outputs or (input_ids is not None and input_ids.shape[1] > 1):
+        if pixel_values is not None or encoded is not None or (has_prompt and input_ids is not None):
             mask = self.image_token_mask(input_ids, inputs_embeds)
-            encoded = self._encoded_features(mm_encoder_outputs, pixel_values)
+            if num_own_tokens:
+                mask = mask & (torch.arange(T, device=mask.device) < T - num_own_tokens)
             tiles = (0 if pixel_values is None else pixel_values.shape[0]) if encoded is None else encoded.shape[0]
             length = self.config.image_seq_length
             self._check_images(mask, rows_per_prompt * tiles * length, length)
@@ -213,7 +222,7 @@ class ArgusModel(ArgusPreTrainedModel):
         )
 
 
-class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusEncodingMixin, ArgusTasksMixin, GenerationMixin):
+class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusEncodingMixin, ArgusTasksMixin, ArgusGenerationMixin):
     """ArgusModel with an output head: text and boxes from images and text."""
 
     _tied_weights_keys = {"lm_head.weight": "model.text_model.embed_tokens.weight"}  # 4.57 reads the keys, 5.x both
@@ -260,6 +269,7 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusEncodingMixin, Ar
         image_sizes: torch.LongTensor | None = None,
         mm_encoder_outputs: dict | None = None,
         rows_per_prompt: int = 1,
+        num_own_tokens: int = 0,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_hidden_states: bool | None = None,
@@ -291,6 +301,7 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusEncodingMixin, Ar
             pixel_values=pixel_values,
             mm_encoder_outputs=mm_encoder_outputs,
             rows_per_prompt=rows_per_prompt,
+            num_own_tokens=num_own_tokens,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
@@ -318,58 +329,6 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusEncodingMixin, Ar
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
         )
-
-    def generate(self, *args, **kwargs):
-        """As in transformers; the prompt's values are checked without the host waiting for the device."""
-        with deferred_checks() as checks:
-            output = super().generate(*args, **kwargs)
-            checks.settle(wait=True)
-        return output
-
-    def _supports_mm_encoder_outputs(self) -> bool:
-        """No: transformers 5.18 would encode the images on its own, before `generate()` has read the mask."""
-        return False
-
-    # generate() looks for `inputs_embeds` in this very signature before it accepts embeddings.
-    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
-        first = is_first_iteration(kwargs)
-        if first and self.training and self.get_decoder().gradient_checkpointing:
-            raise ValueError("gradient checkpointing keeps no cache: call model.eval() before generating.")
-        settle_deferred_checks()
-        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
-        for name in PROMPT_INPUTS:
-            inputs.pop(name, None)
-            if (first or not kwargs.get("use_cache", True)) and kwargs.get(name) is not None:
-                inputs[name] = kwargs[name]  # 5.18 and later drop some of them, and not all
-        return inputs
-
-    def _expand_inputs_for_generation(
-        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **model_kwargs
-    ):
-        """Repeats rows for beams and `num_return_sequences`; their tiles stay as they are, encoded once.
-
-        The base class repeats every tensor row by row, which would hand the tiles of one image to different rows.
-        The mask is read here, the one time, and left out where it says nothing: every step would have to ask again.
-        """
-        images = {name: model_kwargs.pop(name) for name in PROMPT_INPUTS if model_kwargs.get(name) is not None}
-        if images:
-            images["rows_per_prompt"] = expand_size
-        mask = model_kwargs.get("attention_mask")
-        if isinstance(mask, torch.Tensor) and mask.ndim == 2:
-            full, ends_in_tokens = torch.stack((mask.all(), mask[:, -1].all())).tolist()
-            if not ends_in_tokens:
-                rows = (mask[:, -1] == 0).nonzero().flatten().tolist()
-                raise ValueError(
-                    f"rows {rows} of attention_mask end in padding: pad on the left to generate "
-                    "(processor.tokenizer.padding_side = 'left')."
-                )
-            # With a cache that holds a prefix, 5.x tells by the mask's length whether the ids repeat it.
-            if full and self.get_decoder().makes_own_masks() and model_kwargs.get("past_key_values") is None:
-                del model_kwargs["attention_mask"]
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
-            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
-        )
-        return input_ids, {**model_kwargs, **images}
 
 
 __all__ = ["ArgusForConditionalGeneration", "ArgusModel", "EncodedImage", "EncodedImages"]

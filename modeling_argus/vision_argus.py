@@ -15,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 
 from .base_argus import ArgusPreTrainedModel
-from .checks_argus import require
+from .checks_argus import reading_waits, require
 from .configuration_argus import ArgusVisionConfig
 
 _CACHED_ACTIVATIONS = 2**22  # values of one MLP's hidden layer that a CPU encodes at a time
@@ -173,7 +173,7 @@ class ArgusVisionModel(ArgusPreTrainedModel):
             ValueError: another shape or dtype, or floats that cannot be normalised pixels.
         """
         want_states, want_weights = self._wanted_outputs(output_hidden_states, output_attentions)
-        self._check(pixel_values)
+        pixel_values = self._checked(pixel_values)
         at_once = self._tiles_at_once(pixel_values, want_states or want_weights)
         if at_once < pixel_values.shape[0]:
             parts = [self._encode(tiles, False, False)[0] for tiles in pixel_values.split(at_once)]
@@ -219,7 +219,7 @@ class ArgusVisionModel(ArgusPreTrainedModel):
             torch.arange(config.patches_per_side**2 + int(config.use_class_token), device=device)
         )
 
-    def _check(self, pixel_values: torch.Tensor) -> None:
+    def _checked(self, pixel_values: torch.Tensor) -> torch.Tensor:
         C, S = self.config.num_channels, self.config.image_size
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (C, S, S):
             raise ValueError(
@@ -227,9 +227,10 @@ class ArgusVisionModel(ArgusPreTrainedModel):
                 f"dimension, got {list(pixel_values.shape)}. ArgusImageProcessor makes them so."
             )
         if pixel_values.is_floating_point():
-            self._refuse_raw_floats(pixel_values)
-        elif pixel_values.dtype != torch.uint8:
+            return self._refuse_raw_floats(pixel_values)
+        if pixel_values.dtype != torch.uint8:
             raise ValueError(f"pixel_values must be uint8 or floating point, got {pixel_values.dtype}.")
+        return pixel_values
 
     def _embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Tiles, uint8 or normalised already -> float[tiles, N, D]."""
@@ -259,15 +260,16 @@ class ArgusVisionModel(ArgusPreTrainedModel):
             for values in (self.config.image_mean, self.config.image_std)
         )
 
-    def _refuse_raw_floats(self, pixel_values: torch.Tensor) -> None:
+    def _refuse_raw_floats(self, pixel_values: torch.Tensor) -> torch.Tensor:
         if not pixel_values.numel():
-            return
+            return pixel_values
         # (0 - mean) / std .. (1 - mean) / std, with half a unit of room for resampling that was not clamped.
         pairs = list(zip(self.config.image_mean, self.config.image_std))
         low, high = min(-m / s for m, s in pairs) - 0.5, max((1 - m) / s for m, s in pairs) + 0.5
         smallest, largest = pixel_values.aminmax()
+        fits = (smallest >= low) & (largest <= high)
         require(
-            (smallest >= low) & (largest <= high),
+            fits,
             "floating point pixel_values are no normalised pixels",
             lambda: (
                 f"they hold values in [{smallest.item():g}, {largest.item():g}], expected about {low + 0.5:.3g} to "
@@ -275,6 +277,8 @@ class ArgusVisionModel(ArgusPreTrainedModel):
                 "do_normalize=True."
             ),
         )
+        # Until the refusal is raised nothing may fail on what such values become: sampling from NaN would break a GPU.
+        return torch.where(fits, pixel_values, 0) if reading_waits(pixel_values) else pixel_values
 
 
 __all__ = ["ArgusVisionModel"]

@@ -1,6 +1,7 @@
 """The model as a citizen of transformers: attention backends, caches, losses, saving, loading, compiling."""
 
 import contextlib
+import copy
 
 import pytest
 import torch
@@ -163,6 +164,45 @@ def test_a_second_turn_continues_from_the_cache(model):
         input_ids=ids, attention_mask=mask, past_key_values=turn.past_key_values, max_new_tokens=5, do_sample=False
     )
     assert continued.tolist() == expected.tolist()
+
+
+@torch.no_grad()
+def test_a_second_turn_may_bring_an_image(model):
+    """With the first turn in the cache, only the new image's tiles are passed; without them nothing is answered."""
+    first = tiny_inputs(model, tiles_per_row=(1,))
+    turn = model.generate(**first, max_new_tokens=4, min_new_tokens=4, do_sample=False, return_dict_in_generate=True)
+    more = tiny_inputs(model, tiles_per_row=(2,))
+    ids = torch.cat((turn.sequences, more["input_ids"]), 1)
+    mask = torch.ones_like(ids)
+    tiles = torch.cat((first["pixel_values"], more["pixel_values"]))
+    options = {"attention_mask": mask, "max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+    expected = model.generate(ids, pixel_values=tiles, **options)
+    past = turn.past_key_values
+    continued = model.generate(ids, pixel_values=more["pixel_values"], past_key_values=copy.deepcopy(past), **options)
+    assert continued.tolist() == expected.tolist()
+    for wrong in ({}, {"pixel_values": tiles}):
+        with pytest.raises(ValueError, match="image tokens and tiles do not match"):
+            model.generate(ids, past_key_values=copy.deepcopy(past), **wrong, **options)
+
+
+@torch.no_grad()
+def test_candidates_may_be_image_tokens(model, monkeypatch):
+    """Prompt lookup proposes what followed the same words before: here that is an image."""
+    from transformers.generation.candidate_generator import PromptLookupCandidateGenerator
+
+    inputs = tiny_inputs(model, tiles_per_row=(1,))
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    expected = model.generate(**inputs, **options)
+    proposed = []
+
+    def propose(generator, input_ids, *args, **kwargs):
+        image = torch.full((1, 2), model.config.image_token_id)
+        proposed.append(1)
+        return torch.cat((input_ids, image), 1), None
+
+    monkeypatch.setattr(PromptLookupCandidateGenerator, "get_candidates", propose)
+    assert torch.equal(model.generate(**inputs, prompt_lookup_num_tokens=2, **options), expected)
+    assert len(proposed) > 1
 
 
 @torch.no_grad()

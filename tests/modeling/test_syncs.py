@@ -10,7 +10,7 @@ from tiny import tiny_inputs
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_argus import checks_argus, text_argus
+from modeling_argus import checks_argus, text_argus, vision_argus
 from modeling_argus.vision_argus import ArgusVisionModel
 
 READING_OPS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "_unique2", "unique_dim", "equal")
@@ -86,7 +86,7 @@ class Reads:
 @pytest.fixture
 def as_if_on_a_gpu(monkeypatch):
     """Every read is one to avoid; what has been copied to the host is there once the loop has read its stop flag."""
-    for module in (checks_argus, text_argus):
+    for module in (checks_argus, text_argus, vision_argus):
         monkeypatch.setattr(module, "reading_waits", lambda tensor: True)
 
 
@@ -156,6 +156,39 @@ def test_a_mismatch_is_raised_with_the_first_token(model, monkeypatch, as_if_on_
         hook.remove()
     with pytest.raises(ValueError, match="do not match"):  # outside of generate() at once
         model(**{**inputs, "pixel_values": inputs["pixel_values"][:1]})
+
+
+@torch.no_grad()
+def test_a_streamer_gets_no_token_of_a_refused_prompt(model, as_if_on_a_gpu):
+    class Streamer:
+        def __init__(self):
+            self.put_shapes, self.ended = [], 0
+
+        def put(self, value):
+            self.put_shapes.append(tuple(value.shape))
+
+        def end(self):
+            self.ended += 1
+
+    inputs = tiny_inputs(model, tiles_per_row=(2,))
+    streamer = Streamer()
+    model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, streamer=streamer)
+    assert streamer.put_shapes == [tuple(inputs["input_ids"].shape), (1,), (1,), (1,)] and streamer.ended == 1
+    streamer = Streamer()
+    with pytest.raises(ValueError, match="do not match"):
+        model.generate(**{**inputs, "pixel_values": inputs["pixel_values"][:1]}, max_new_tokens=3, streamer=streamer)
+    assert streamer.put_shapes == [tuple(inputs["input_ids"].shape)]
+    assert streamer.ended == 1  # whoever iterates over it in another thread goes on
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_sampling_does_not_fail_before_bad_pixels_are_refused(model, as_if_on_a_gpu, value):
+    """On a GPU a sample from NaN probabilities would make the device unusable."""
+    inputs = tiny_inputs(model, tiles_per_row=(2,))
+    pixels = torch.full(inputs["pixel_values"].shape, value)
+    with pytest.raises(ValueError, match="no normalised pixels"):
+        model.generate(**{**inputs, "pixel_values": pixels}, do_sample=True, max_new_tokens=4)
 
 
 @torch.no_grad()

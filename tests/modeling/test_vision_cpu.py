@@ -152,3 +152,24 @@ def test_features_in_place_of_pixels(model):
         model(**inputs, mm_encoder_outputs={"image": features.pooler_output[:2]})
     with pytest.raises(ValueError, match="do not match"):
         model.generate(**inputs, mm_encoder_outputs={"image": features.pooler_output[:2]}, max_new_tokens=1)
+    bare = features.pooler_output
+    for wrong in ({"images": features}, {"image": features, "video": features}, bare, features, [features]):
+        with pytest.raises(ValueError, match="must be a dict with the one key 'image'"):
+            model(**inputs, mm_encoder_outputs=wrong)
+    with pytest.raises(ValueError, match="prefill_chunk_size cannot cut a prompt with images"):
+        model.generate(**inputs, mm_encoder_outputs=encoded, prefill_chunk_size=4, max_new_tokens=1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}])
+def test_a_cache_is_repeated_with_its_rows(model, options):
+    """Beams over prompts whose beginning is in a cache of one row each."""
+    inputs = tiny_inputs(model, tiles_per_row=(2, 2))
+    options = {**options, "max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    expected = model.generate(**inputs, **options)
+    T = inputs["input_ids"].shape[1] - 2
+    prefix = {"input_ids": inputs["input_ids"][:, :T], "attention_mask": inputs["attention_mask"][:, :T]}
+    prefix["position_ids"] = (prefix["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    cache = model(**prefix, pixel_values=inputs["pixel_values"], use_cache=True).past_key_values
+    del inputs["pixel_values"]
+    assert torch.equal(model.generate(**inputs, past_key_values=cache, **options), expected)

@@ -1,0 +1,151 @@
+"""What `generate()` needs to know of images, and how it checks a prompt without waiting for the device.
+
+Both majors of transformers call these hooks in one order: `_expand_inputs_for_generation` once, then for each forward
+`prepare_inputs_for_generation`. A prompt's images go in with the prompt alone; what follows are the model's own tokens.
+"""
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+
+from .checks_argus import deferred_checks, settle_deferred_checks
+
+# What belongs to the prompt alone and is no row of the batch; the model needs no more than IMAGE_INPUTS of it.
+PROMPT_INPUTS = ("pixel_values", "num_patches", "image_sizes", "mm_encoder_outputs", "rows_per_prompt")
+IMAGE_INPUTS = ("pixel_values", "mm_encoder_outputs", "rows_per_prompt")
+_RUNNING: ContextVar["_Generation | None"] = ContextVar("argus_running_generation", default=None)
+
+
+class ArgusGenerationMixin(GenerationMixin):
+    """`generate()` of a model whose forward takes `IMAGE_INPUTS` and `num_own_tokens`."""
+
+    def generate(self, *args, **kwargs):
+        """As in transformers. The prompt's values are checked without the host waiting for the device.
+
+        Raises:
+            ValueError: besides transformers' own, image tokens and tiles that do not match, with the first token and
+                before a streamer gets it; padding on the right; images in a prompt that is read in chunks.
+        """
+        chunked = any(
+            getattr(settings, "prefill_chunk_size", None)
+            for settings in (kwargs.get("generation_config"), self.generation_config)
+        )
+        if (chunked or kwargs.get("prefill_chunk_size")) and any(kwargs.get(n) is not None for n in IMAGE_INPUTS):
+            raise ValueError("prefill_chunk_size cannot cut a prompt with images: leave it out.")
+        streamer = kwargs.get("streamer")
+        assists = bool(getattr(kwargs.get("generation_config"), "is_assistant", False))
+        outer = _RUNNING.set(_Generation(assists))
+        try:
+            with deferred_checks() as checks:
+                if streamer is not None:
+                    kwargs["streamer"] = _CheckedStreamer(streamer, checks)
+                output = super().generate(*args, **kwargs)
+                checks.settle(wait=True)
+        except BaseException:
+            if streamer is not None:
+                streamer.end()  # whoever reads from it in another thread would wait for ever
+            raise
+        finally:
+            _RUNNING.reset(outer)
+        return output
+
+    def _supports_mm_encoder_outputs(self) -> bool:
+        """No: transformers 5.18 would encode the images on its own, before `generate()` has read the mask."""
+        return False
+
+    # generate() looks for `inputs_embeds` in this very signature before it accepts embeddings.
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, **kwargs):
+        own_tokens = _own_tokens(input_ids, kwargs.get("past_key_values"))
+        if not own_tokens and self.training and self.get_decoder().gradient_checkpointing:
+            raise ValueError("gradient checkpointing keeps no cache: call model.eval() before generating.")
+        settle_deferred_checks()
+        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        T = (inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]).shape[1]
+        for name in PROMPT_INPUTS:
+            inputs.pop(name, None)
+        if own_tokens < T:  # 5.18 and later drop some of them themselves, and not all
+            inputs |= {name: kwargs[name] for name in IMAGE_INPUTS if kwargs.get(name) is not None}
+        return {**inputs, "num_own_tokens": own_tokens}
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **model_kwargs
+    ):
+        """Repeats rows for beams and `num_return_sequences`; their tiles stay as they are, encoded once.
+
+        The base class repeats every tensor row by row, which would hand the tiles of one image to different rows.
+        The mask is read here, the one time, and left out where it says nothing: every step would have to ask again.
+        """
+        images = {name: model_kwargs.pop(name) for name in PROMPT_INPUTS if model_kwargs.get(name) is not None}
+        images = {name: value for name, value in images.items() if name in IMAGE_INPUTS}
+        if images:
+            images["rows_per_prompt"] = expand_size
+        cache = model_kwargs.get("past_key_values")
+        if (running := _RUNNING.get()) is not None:
+            # An assistant is asked again and again, with the images and a cache that holds them.
+            running.prompt_length = 0 if running.assists and _cached(cache) else input_ids.shape[1]
+        if expand_size > 1 and isinstance(cache, DynamicCache) and _batch_size(cache) == input_ids.shape[0]:
+            cache.batch_repeat_interleave(expand_size)
+        mask = model_kwargs.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+            full, ends_in_tokens = torch.stack((mask.all(), mask[:, -1].all())).tolist()
+            if not ends_in_tokens:
+                rows = (mask[:, -1] == 0).nonzero().flatten().tolist()
+                raise ValueError(
+                    f"rows {rows} of attention_mask end in padding: pad on the left to generate "
+                    "(processor.tokenizer.padding_side = 'left')."
+                )
+            # With a cache that holds a prefix, 5.x tells by the mask's length whether the ids repeat it.
+            if full and self.get_decoder().makes_own_masks() and cache is None:
+                del model_kwargs["attention_mask"]
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        )
+        return input_ids, {**model_kwargs, **images}
+
+
+@dataclass
+class _Generation:
+    """What a running `generate()` knows: whether it guesses for another, and how many ids its prompt has."""
+
+    assists: bool
+    prompt_length: int | None = None
+
+
+def _own_tokens(input_ids: torch.LongTensor, past_key_values) -> int:
+    """How many of the last ids are no prompt's. In a loop of the caller's own: all, once the cache holds something."""
+    running = _RUNNING.get()
+    if running is not None and running.prompt_length is not None:
+        return input_ids.shape[1] - running.prompt_length
+    return input_ids.shape[1] if _cached(past_key_values) else 0
+
+
+def _cached(cache: Cache | None) -> bool:
+    """Whether a cache holds something, as far as that is known without reading from the device."""
+    length = cache.get_seq_length() if cache is not None else 0
+    return not isinstance(length, int) or length > 0
+
+
+def _batch_size(cache: DynamicCache) -> int | None:
+    """The rows of a cache that holds something."""
+    keys = getattr(cache.layers[0], "keys", None) if cache.layers else None
+    return keys.shape[0] if keys is not None and keys.ndim == 4 else None
+
+
+class _CheckedStreamer:
+    """Hands ids on once no check is open: the prompt's before there are any, the first token's after they passed."""
+
+    def __init__(self, streamer, checks):
+        self.streamer, self.checks = streamer, checks
+
+    def put(self, value):
+        self.checks.settle(wait=True)  # the token has been read, so the outcomes have arrived
+        self.streamer.put(value)
+
+    def end(self):
+        self.streamer.end()
+
+
+__all__ = ["ArgusGenerationMixin"]
