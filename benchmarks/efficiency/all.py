@@ -8,7 +8,6 @@ recorded and the next one goes on. No part takes more than its share of the budg
 
 import argparse
 import gc
-import importlib.util
 import json
 import subprocess
 import sys
@@ -27,12 +26,11 @@ def parts(args) -> list[tuple[str, float, object]]:
     on_gpu = torch.device(args.device).type == "cuda"
     kept: dict[str, dict] = {}  # models are built once and go round
 
-    def sides(keys):
-        for key in keys:
-            if key not in kept:
-                dtype = getattr(torch, args.dtype)
-                kept[key] = build_sides(shape_of(args, key), args.device, dtype, args.reference_attention)
-        return kept
+    def sides(key):
+        if key not in kept:
+            dtype = getattr(torch, args.dtype)
+            kept[key] = build_sides(shape_of(args, key), args.device, dtype, args.reference_attention)
+        return kept[key]
 
     def forget():
         kept.clear()
@@ -46,12 +44,12 @@ def parts(args) -> list[tuple[str, float, object]]:
 
     def first_token(budget):
         written = report("ttft", budget)
-        ttft.run(written, shapes, sides(shapes))
+        ttft.run(written, shapes, sides)
         return written
 
     def one_by_one(budget):
         written = report("recipes", budget)
-        recipes.run(written, shapes, sides(shapes))
+        recipes.run(written, shapes, sides)
         return written
 
     def throughput(budget):
@@ -83,10 +81,13 @@ def parts(args) -> list[tuple[str, float, object]]:
         return written
 
     def fidelity(budget):
-        if importlib.util.find_spec("benchmarks.efficiency.fidelity") is None:
-            return None
-        command = [sys.executable, "-m", "benchmarks.efficiency.fidelity", "--out", str(args.out)]
-        done = subprocess.run(command, cwd=ROOT, timeout=max(min(budget.left(), 300), 60))
+        command = [sys.executable, "-m", "benchmarks.efficiency.fidelity", "--device", args.device]
+        command += ["--out", str(args.out.resolve()), *(["--tiny"] if args.tiny else [])]
+        seconds = max(min(budget.left(), 300), 60)
+        try:
+            done = subprocess.run(command, cwd=ROOT, timeout=seconds)
+        except subprocess.TimeoutExpired:  # its own words would name a path
+            raise RuntimeError(f"benchmarks.efficiency.fidelity took longer than {seconds:.0f} s") from None
         if done.returncode:
             raise RuntimeError(f"benchmarks.efficiency.fidelity ended with exit status {done.returncode}")
         return None
@@ -118,22 +119,27 @@ def main(arguments=None) -> int:
     unknown = sorted(set(args.only or ()) - {name for name, *_ in chosen})
     if unknown:
         parser.error(f"--only {' '.join(unknown)}: the parts are {', '.join(name for name, *_ in chosen)}.")
+
+    def keep(entry):
+        log.append(entry)
+        print(json.dumps(entry), flush=True)
+        (args.out / "all.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+
     for name, share, function in chosen:
         if args.only and name not in args.only:
             continue
         if budget.left() <= 0:
-            log.append({"part": name, "skipped": "the budget was spent"})
+            keep({"part": name, "skipped": "the budget was spent"})
             continue
         start, entry = time.monotonic(), {"part": name}
         try:
             report = function(budget.part(share))
-            entry["failed cells"] = report.failed if report else 0
+            if report:
+                entry |= {"failed cells": report.failed, "skipped cells": report.skipped}
         except Exception as error:  # the other parts are still worth having
             entry["error"] = f"{type(error).__name__}: {error}"
         failed += bool(entry.get("error") or entry.get("failed cells"))
-        log.append({**entry, "seconds": round(time.monotonic() - start, 1)})
-        print(json.dumps(log[-1]), flush=True)
-    (args.out / "all.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+        keep({**entry, "seconds": round(time.monotonic() - start, 1)})
     return 1 if failed else 0
 
 

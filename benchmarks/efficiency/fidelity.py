@@ -6,7 +6,7 @@ published 512 px / 2048 and 448 px / 12 tiles. Logits in float32, largest differ
 largest logit itself: of argus-nano (trained; its 144 px tiles in the same chain of resizes) and of a random model of
 SmolVLM-256M's form, a quarter as wide and deep, with at most five tiles of the published side.
 
-    python -m benchmarks.efficiency.fidelity [--out FOLDER]
+    python -m benchmarks.efficiency.fidelity [--out FOLDER] [--device cuda] [--tiny]
 
 writes fidelity.jsonl, a line a cell, and fidelity.md. Where there is no CUDA device the device path runs in float32 on
 the CPU, and its rows say so.
@@ -27,6 +27,8 @@ from PIL import Image
 from modeling_argus import ArgusConfig, ArgusForConditionalGeneration
 from processing_argus import ArgusImageProcessor, resizing_argus
 from processing_argus.tile_pixels_argus import write_tiles_on_device
+
+from .common import command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -80,9 +82,9 @@ def by_pillow(processor):
     return tiles
 
 
-def on_device(processor):
-    if torch.cuda.is_available():
-        return lambda image: processor(image, device="cuda", return_tensors="pt")["pixel_values"].cpu()
+def on_device(processor, device: str):
+    if torch.device(device).type == "cuda":
+        return lambda image: processor(image, device=device, return_tensors="pt")["pixel_values"].cpu()
 
     def tiles(image):
         prepared = processor.prepare(image)
@@ -94,17 +96,18 @@ def on_device(processor):
     return tiles
 
 
-def paths(family: str, S: int, edge: int, max_tiles: int) -> dict:
+def paths(family: str, S: int, edge: int, max_tiles: int, device: str) -> dict:
     """Name of a path -> image -> uint8[tiles, 3, S, S]."""
-    device = "CUDA, float32 bicubic" if torch.cuda.is_available() else "device path forced on the CPU, float32 bicubic"
+    on_gpu = torch.device(device).type == "cuda"
+    there = "CUDA, float32 bicubic" if on_gpu else "device path forced on the CPU, float32 bicubic"
     if family == "GotOcr2":
         processor = ArgusImageProcessor(tile_size=S, max_tiles=max_tiles, resample=BICUBIC)
-        return {"CPU, torch bicubic": on_cpu(processor), device: on_device(processor)}
+        return {"CPU, torch bicubic": on_cpu(processor), there: on_device(processor, device)}
     exact = {"tiling": "longest_edge", "tile_size": S, "longest_edge": edge, "max_tiles": None}
     lanczos, bicubic = (ArgusImageProcessor(**exact, resample=number) for number in (LANCZOS, BICUBIC))
     found = {"CPU, torch Lanczos": on_cpu(lanczos)} if resizing_argus.torch_has_lanczos() else {}
     found |= {"CPU, Pillow Lanczos": by_pillow(lanczos), "CPU, torch bicubic": on_cpu(bicubic)}
-    found[device] = on_device(lanczos)
+    found[there] = on_device(lanczos, device)
     for number, word in ((LANCZOS, "Lanczos"), (BICUBIC, "bicubic")):
         grids = {}
 
@@ -175,12 +178,11 @@ def logit_differences(model, expected: list, given: list) -> dict:
     return {"largest": largest, "of": scale}
 
 
-def cells(images: list[np.ndarray]):
-    """Yields one dict a cell."""
-    for family, S, edge, max_tiles, resample in (
-        ("SmolVLM", 512, 2048, None, LANCZOS),
-        ("GotOcr2", 448, None, 12, BICUBIC),
-    ):
+def cells(images: list[np.ndarray], device: str = "cpu", tiny: bool = False):
+    """Yields one dict a cell. `tiny`: tiles of 64 pixels."""
+    published = (("SmolVLM", 512, 2048, None, LANCZOS), ("GotOcr2", 448, None, 12, BICUBIC))
+    small = (("SmolVLM", 64, 256, None, LANCZOS), ("GotOcr2", 64, None, 12, BICUBIC))
+    for family, S, edge, max_tiles, resample in small if tiny else published:
         small = {"nano": (nano(), 144, 288, 4), "quarter": (quarter(S), S, 2 * S, 4)}
         for backend in ("pil", "torchvision"):
             make = reference(family, backend, S, edge, max_tiles, resample)
@@ -189,17 +191,17 @@ def cells(images: list[np.ndarray]):
                 name: [reference(family, backend, side, longest, most, resample)(image) for image in images]
                 for name, (_, side, longest, most) in small.items()
             }
-            for name, path in paths(family, S, edge, max_tiles).items():
+            for name, path in paths(family, S, edge, max_tiles, device).items():
                 cell = {"reference": f"{family}, {backend}", "argus": name}
                 cell["pixels"] = differences(expected, [path(image) for image in images])
                 for model_name, (model, side, longest, most) in small.items():
-                    path_there = paths(family, side, longest, most)[name]
+                    path_there = paths(family, side, longest, most, device)[name]
                     given = [path_there(image) for image in images]
                     cell[model_name] = logit_differences(model, few[model_name], given)
                 yield cell
 
 
-def table(lines: list[dict], where: str) -> str:
+def table(lines: list[dict], where: str, command: str, tiny: bool = False) -> str:
     rows = [
         "| reference | Argus | largest pixel difference | mean | largest logit difference, nano | quarter of 256M |",
         "|---|---|---|---|---|---|",
@@ -210,24 +212,31 @@ def table(lines: list[dict], where: str) -> str:
             f"| {line['reference']} | {line['argus']} | {pixels['largest']} | {pixels['mean']:.4f} "
             f"| {nano_['largest']:.3g} of {nano_['of']:.3g} | {quarter_['largest']:.3g} of {quarter_['of']:.3g} |"
         )
-    return "\n".join(["# Fidelity", "", f"`python -m benchmarks.efficiency.fidelity`, {where}", "", *rows, ""])
+    words = ["Tiny tiles: this run shows that the script works; its numbers mean nothing.", ""] if tiny else []
+    return "\n".join(["# Fidelity", "", *words, f"`{command}`, {where}", "", *rows, ""])
 
 
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=len(SIZES), help="number of pictures (default: all)")
+    parser.add_argument("--num-images", type=int, default=len(SIZES), help="number of pictures (default: all)")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=default, help="cuda, cuda:1, cpu (default: %(default)s)")
+    parser.add_argument("--tiny", action="store_true", help="one small picture, tiny tiles: tries the script")
     options = parser.parse_args(arguments)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    on_gpu = torch.device(options.device).type == "cuda"
+    device = torch.cuda.get_device_name(options.device) if on_gpu else platform.processor() or platform.machine()
+    command = command_line("benchmarks.efficiency.fidelity", sys.argv[1:] if arguments is None else arguments)
+    pictures = [photo(*size) for size in ([(96, 128)] if options.tiny else SIZES[: options.num_images])]
     where = f"{device}, torch {torch.__version__}, transformers {transformers.__version__}, Pillow {PIL.__version__}"
     options.out.mkdir(parents=True, exist_ok=True)
     lines = []
     with open(options.out / "fidelity.jsonl", "w", encoding="utf-8") as file:
-        for cell in cells([photo(*size) for size in SIZES[: options.images]]):
+        for cell in cells(pictures, options.device, options.tiny):
             lines.append(cell)
-            file.write(json.dumps({**cell, "where": where}) + "\n")
+            file.write(json.dumps({**cell, "command": command, "where": where}) + "\n")
             file.flush()
-    text = table(lines, where)
+    text = table(lines, where, command, options.tiny)
     (options.out / "fidelity.md").write_text(text, encoding="utf-8")
     print(text)
     return 0

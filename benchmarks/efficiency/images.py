@@ -3,16 +3,17 @@
     python -m benchmarks.efficiency.images
 
 Physics: a 640x480 JPEG decodes in about a millisecond; its 13 tiles of 512 pixels are 10.2 MB of uint8 and four times
-that in float32, and a core writes a few GB/s. Peak memory is how much the process grew at the highest point of a call,
-the result included (Linux tells it).
+that in float32, and a core writes a few GB/s. Peak memory is how much a process grew at the highest point of a call,
+the result included (Linux tells it), in two ways: as allocations, by memory.py in a process where freed pages are gone
+at once, which the bar is held against; and as the process that was timed, where glibc keeps freed pages.
 """
 
-import io
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
-from . import pictures
+from . import memory, pictures
 from .common import Report, build_parser, repeats_of, set_up, shape_of, stacked_bars
 from .measuring import Bar, in_turn, median, peak_bytes, shown, summary
 from .sides import OURS, OURS_ONE_RESIZE, PIL, TORCHVISION, Side, build_sides
@@ -33,8 +34,7 @@ def process(side: Side, batch: list[bytes]):
 
 def measure(report: Report, sides: dict[str, Side], cell: str, batch: list[bytes], heavy: bool) -> dict:
     """One cell: every side in turn on one batch."""
-    with Image.open(io.BytesIO(batch[0])) as image:
-        width, height = image.size
+    width, height = pictures.size_of(batch[0])
     decoded = width * height * 3 * len(batch)
     runs = {name: lambda i, s=side: process(s, batch) for name, side in sides.items()}
     repeats = min(repeats_of(report.args, 15, 15), 3) if heavy else repeats_of(report.args, 15, 15)
@@ -51,41 +51,23 @@ def measure(report: Report, sides: dict[str, Side], cell: str, batch: list[bytes
             "tiles": count,
             "output_mb": round(size / 1e6, 2),
             "decoded_mb": round(decoded / 1e6, 2),
-            "peak_mb": None if peak is None else round(peak / 1e6, 1),
+            "resident_mb": None if peak is None else round(peak / 1e6, 1),
         }
     return report.cell(cell, width=width, height=height, batch=len(batch), **values)
 
 
-def memory_factor(values: dict) -> float | None:
-    """(peak - decoded image) / output: 2.1 is the most that is allowed."""
-    if values["peak_mb"] is None:
-        return None
-    return max(values["peak_mb"] - values["decoded_mb"], 0.0) / values["output_mb"]
+@dataclass(frozen=True)
+class Cell:
+    """What is measured: its table, its name, what makes the batch of encoded images, and whether few repeats do."""
+
+    group: str
+    name: str
+    make: Callable[[], list[bytes]]
+    heavy: bool = False
 
 
-def table(report: Report, title: str, cells: list[dict], sides) -> None:
-    rows = []
-    for cell in cells:
-        for name in sides:
-            v = cell[name]
-            factor = memory_factor(v)
-            cost = [shown(v["ms"] / cell["batch"], 2), shown(v["images/s"]), v["tiles"], v["output_mb"]]
-            rows.append([cell["cell"], name, *cost, shown(v["peak_mb"]), shown(factor, 2)])
-    header = ["images", "side", "ms an image", "images/s", "tiles", "output MB", "peak MB", "peak over output"]
-    report.table(title, header, rows, "`peak over output`: (peak - decoded image) / output.")
-
-
-def run(report: Report) -> None:
-    args = report.args
-    shape = shape_of(args, "256m")
-    everyone = build_sides(shape, "cpu", None, models=False)
-    sides = {name: everyone[name] for name in (OURS, OURS_ONE_RESIZE, TORCHVISION, PIL)}
-    sizes = SIZES[:1] if args.tiny else SIZES
-    done: dict[str, list[dict]] = {"sizes": [], "formats": [], "batches": []}
-
-    def cell(group, name, make, heavy=False):
-        found = report.attempt(name, lambda: measure(report, sides, name, make(), heavy))
-        done[group] += [found] if found else []
+def cells(args) -> list[Cell]:
+    """All cells, the bar's first; the same ones in memory.py's process."""
 
     def one(size, kind="JPEG"):
         # Pixels of a large photo take longer to generate than to process: its texture is repeated.
@@ -94,28 +76,106 @@ def run(report: Report) -> None:
         pixels = np.tile(pixels, (-(-size[1] // height), -(-size[0] // width), 1))[: size[1], : size[0]]
         return pictures.encode(pixels, kind)
 
-    for size in sizes:
+    found = []
+    for size in SIZES[:1] if args.tiny else SIZES:
         heavy = size[0] * size[1] > 4_000_000
-        cell("sizes", f"{size[0]}x{size[1]} JPEG", lambda s=size: [one(s)], heavy)
+        found.append(Cell("sizes", f"{size[0]}x{size[1]} JPEG", lambda s=size: [one(s)], heavy))
     for kind in FORMATS[2:] if args.tiny else FORMATS[1:]:
-        cell("formats", f"640x480 {kind}", lambda k=kind: [one((640, 480), k)])
+        found.append(Cell("formats", f"640x480 {kind}", lambda k=kind: [one((640, 480), k)]))
     for count in BATCHES[1:2] if args.tiny else BATCHES[1:]:
-        cell("batches", f"640x480 JPEG x {count}", lambda n=count: [one((640, 480))] * n, count > 4)
+        found.append(Cell("batches", f"640x480 JPEG x {count}", lambda n=count: [one((640, 480))] * n, count > 4))
     if args.images:
-        images, _ = pictures.load(args.images, min(args.num_images, 10))
-        cell("batches", "one of --images", lambda: images[:1])
-    for group, cells in done.items():
-        if cells:
-            table(report, f"By {group}", cells, sides)
-    factors = {c["cell"]: f for cells in done.values() for c in cells if (f := memory_factor(c[OURS])) is not None}
-    worst = max(factors, key=factors.get, default=None)
-    name = "(peak of the processor - decoded image) / output"
-    report.verdicts(
-        [
-            Bar(f"{name}, 640x480 JPEG", MEMORY_FACTOR, factors.get("640x480 JPEG")),
-            Bar(f"{name}, worst of all", MEMORY_FACTOR, factors.get(worst), note=worst or ""),
-        ]
+        found.append(Cell("batches", "one of --images", lambda: pictures.load(args.images, 1)[0]))
+    return found
+
+
+def all_sides(args) -> dict[str, Side]:
+    """Argus' two sides first, then transformers'; no models."""
+    everyone = build_sides(shape_of(args, "256m"), "cpu", None, models=False)
+    return {name: everyone[name] for name in (OURS, OURS_ONE_RESIZE, TORCHVISION, PIL)}
+
+
+def memory_factor(peak_mb: float | None, values: dict) -> float | None:
+    """(peak - decoded image) / output: 2.1 is the most that is allowed. None where the counter saw too little: less
+    than the output."""
+    if peak_mb is None or peak_mb < values["output_mb"]:
+        return None
+    return max(peak_mb - values["decoded_mb"], 0.0) / values["output_mb"]
+
+
+def table(report: Report, title: str, found: list[dict], sides, peaks: dict) -> None:
+    rows = []
+    for cell in found:
+        for name in sides:
+            v, peak = cell[name], peaks.get((cell["cell"], name))
+            cost = [shown(v["ms"] / cell["batch"], 2), shown(v["images/s"]), v["tiles"], v["output_mb"]]
+            allocated = [shown(peak), shown(memory_factor(peak, v), 2)]
+            resident = [shown(v["resident_mb"]), shown(memory_factor(v["resident_mb"], v), 2)]
+            rows.append([cell["cell"], name, *cost, *allocated, *resident])
+    header = ["images", "side", "ms an image", "images/s", "tiles", "output MB"]
+    header += ["peak MB", "over output", "resident MB", "over output"]
+    note = (
+        "`peak`: allocations, in a process where freed pages are gone at once. `resident`: of the process that is "
+        "timed, where glibc keeps freed pages. `over output`: (peak - decoded image) / output; - where the counter saw "
+        "less than the output."
     )
+    report.table(title, header, rows, note)
+
+
+def memory_bars(factors: dict[str, float | None], resident: dict[str, float | None], names: list[str]) -> list[Bar]:
+    """The memory bars from Argus' factors by cell. The worst of all is known only where all cells of `names` are.
+
+    factors: of allocations, which are judged; resident: of glibc's pages, which are told beside them.
+    """
+    photo, what = "640x480 JPEG", "(peak of the processor - decoded image) / output"
+    missing = [name for name in names if factors.get(name) is None]
+    worst = None if missing or not names else max(names, key=factors.get)
+    kept = [value for value in resident.values() if value is not None]
+
+    def note(*words, value):
+        told = "" if value is None else f"with the pages that glibc keeps: {value:.2f}"
+        return "; ".join(word for word in (*words, "allocations, n = 1", told) if word)
+
+    return [
+        Bar(f"{what}, {photo}", MEMORY_FACTOR, factors.get(photo), note=note(value=resident.get(photo))),
+        Bar(
+            f"{what}, worst of all",
+            MEMORY_FACTOR,
+            None if worst is None else factors[worst],
+            note=f"missing: {', '.join(missing)}" if missing else note(worst or "", value=max(kept, default=None)),
+        ),
+    ]
+
+
+def child_arguments(args) -> list[str]:
+    """The options that decide what memory.py's process meets."""
+    chosen = ["--tiny"] if args.tiny else []
+    chosen += ["--images", str(args.images.resolve())] if args.images else []
+    return chosen + (["--threads", str(args.threads)] if args.threads else [])
+
+
+def run(report: Report) -> None:
+    args, budget = report.args, report.budget
+    shape, sides = shape_of(args, "256m"), all_sides(report.args)
+    chosen, done = cells(args), {"sizes": [], "formats": [], "batches": []}
+    for cell in chosen:
+        found = report.attempt(cell.name, lambda c=cell: measure(report, sides, c.name, c.make(), c.heavy))
+        done[cell.group] += [found] if found else []
+
+    def allocations():
+        found = memory.peaks(child_arguments(args), max(min(budget.left(), 300), 60))
+        peaks.update({key: peak / 1e6 for key, peak in found.items() if peak is not None})
+        report.cell("peak memory", megabytes={f"{c}: {n}": round(peak, 1) for (c, n), peak in peaks.items()})
+
+    peaks: dict[tuple[str, str], float] = {}
+    report.always("peak memory", allocations)
+    for group, found in done.items():
+        if found:
+            table(report, f"By {group}", found, sides, peaks)
+    measured = {cell["cell"]: cell[OURS] for found in done.values() for cell in found}
+    factors = {name: memory_factor(peaks.get((name, OURS)), values) for name, values in measured.items()}
+    resident = {name: memory_factor(values["resident_mb"], values) for name, values in measured.items()}
+    report.verdicts(memory_bars(factors, resident, [cell.name for cell in chosen]))
     bars = [(f"{c['cell']}: {n}", {"ms": c[n]["ms"]}) for c in done["sizes"] for n in sides]
     if bars:
 

@@ -118,8 +118,11 @@ def in_turn(
 
 
 def _status(name: str) -> int:
-    text = Path("/proc/self/status").read_text(encoding="utf-8")
-    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith(name)) * 1024
+    """Bytes of a field of /proc/self/status; OSError where the kernel does not tell."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}")
 
 
 def peak_bytes(function: Callable) -> int | None:
@@ -129,6 +132,7 @@ def peak_bytes(function: Callable) -> int | None:
         ctypes.CDLL(None).malloc_trim(0)  # or freed memory would be reused unseen
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the high-water mark
         before = _status("VmRSS")
+        _status("VmHWM")
     except (OSError, AttributeError):
         return None
     result = function()

@@ -79,4 +79,15 @@ def load(folder: Path | None, count: int) -> tuple[list[bytes], str]:
 
 def same_size(images: list[bytes], size: tuple[int, int] = (640, 480)) -> list[bytes]:
     """The images of this (width, height), which the bars speak of; all of them where there are none."""
-    return [data for data in images if Image.open(io.BytesIO(data)).size == size] or images
+    return [data for data in images if size_of(data) == size] or images
+
+
+def has_size(images: list[bytes], size: tuple[int, int] = (640, 480)) -> bool:
+    """Whether `same_size` found what it looked for."""
+    return any(size_of(data) == size for data in images)
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """(width, height) of an encoded image."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.size

@@ -17,7 +17,7 @@ import torch
 from . import pictures
 from .common import Report, build_parser, repeats_of, set_up, shape_of, stacked_bars
 from .measuring import in_turn, median, shown, summary, tokens_per_second
-from .recipes_slow import Recipes, SlowInputs
+from .recipes_slow import Recipes, SlowInputs, one_thread
 from .sides import OURS, OURS_ONE_RESIZE, PIL, TORCHVISION, Side, build_sides
 
 # Levels of 255 that a row's tiles may be off, largest and mean; the first token's logits, against their own spread.
@@ -70,23 +70,27 @@ def table_rows(shape, sides: dict[str, Side], device, dtype) -> list[Row]:
         ("flat", "+ avoid split (11)", False),
         ("pinned", "+ pin memory (4)", True),
         ("on_device", "+ GPU preprocess (3)", True),
+        ("fast_decode", "+ fastest faithful decoder (5, 9)", False),
     ]
     done: dict[str, bool] = {}
     for name, label, gpu_only in steps:
         done[name] = True
         if name == "no_mask" and "no_mask" in first:
             label = "+ Argus' model"
-        tolerance = OTHER_KERNEL if on_gpu and name == "on_device" else SAME_KERNEL
+        tolerance = OTHER_KERNEL if on_gpu and "on_device" in done else SAME_KERNEL
         rows.append(Row(label, slow(**done), ours, gpu_only, tolerance))
-    rows.append(
-        Row(
-            "+ pack H2D transfers (12), pixels in the decoder's order: Argus as it ships",
-            ours.request,
-            ours,
-            False,
-            OTHER_KERNEL if on_gpu else (0, 0),
-        )
-    )
+    if not on_gpu:  # a GPU resizes by itself, and its last row has one thing left to add
+
+        def alone(data):
+            with one_thread():
+                return ours.prepare(data)
+
+        exact = {"tolerance": (0, 0)}
+        rows.append(Row("+ resize in the decoder's order of bytes, straight into tiles (2)", alone, ours, **exact))
+        rows.append(Row("+ resize over threads", ours.prepare, ours, **exact))
+    last = "+ pack H2D transfers (12)" + (", straight into tiles (2)" if on_gpu else ", of which a CPU has none")
+    tolerance = OTHER_KERNEL if on_gpu else (0, 0)
+    rows.append(Row(f"{last}: Argus as it ships", ours.request, ours, tolerance=tolerance))
     if OURS_ONE_RESIZE in sides:
         side = sides[OURS_ONE_RESIZE]
         rows.append(Row("aside: one resize to the same canvas (1), other pixels", side.request, side, aside=True))
@@ -269,20 +273,14 @@ def single_resize(report: Report, key: str, sides: dict[str, Side], sizes=((640,
 
 
 def run(report: Report, keys=None, prepared=None) -> None:
-    """The table of each shape of `--shapes`. `prepared`: sides by shape, where a caller has built them already."""
+    """The table of each shape of `--shapes`. `prepared`: key -> sides, where a caller keeps them."""
     args = report.args
     images, words = pictures.load(args.images, 2 if args.tiny else min(args.num_images, 20))
     bars, on_gpu = [], torch.device(args.device).type == "cuda"
     for key in keys or [key for key in args.shapes if key != "qwen3-vl-2b"]:
         shape = shape_of(args, key)
-        sides = (prepared or {}).get(key) or report.attempt(
-            f"{key}: building",
-            build_sides,
-            shape,
-            args.device,
-            getattr(torch, args.dtype),
-            args.reference_attention,
-        )
+        build = (build_sides, shape, args.device, getattr(torch, args.dtype), args.reference_attention)
+        sides = report.attempt(f"{key}: building", *((prepared, key) if prepared else build))
         rows = report.attempt(f"{key}: table", measure, report, key, sides, images) if sides else None
         if rows:
             report.table(

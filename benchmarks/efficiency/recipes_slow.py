@@ -1,10 +1,12 @@
 """The slow ways to make model inputs that the recipes of Section 3.3 remove, written plainly, one switch each.
 
 All of them give the model the same tiles: the geometry is the processor's own, resizing is torch's antialiased kernel.
-With every recipe in, only packing is left to do, which is what ArgusProcessor does by itself.
+With every recipe in, what is left is ArgusProcessor's own: the resize over threads in the decoder's order of bytes,
+straight into the tiles, and packing.
 """
 
 import io
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from processing_argus import resizing_argus, tile_pixels_argus
 from processing_argus.prompt_layout_argus import PromptLayout
 from processing_argus.tiling_argus import TilingOptions, plan_tiling
 
@@ -28,6 +31,7 @@ class Recipes:
     folded (6): no normalisation at all, the patch embedding takes the bytes. spliced (7): one marker is tokenized and
     cached ids are put in its place. flat (11): tiles travel and arrive as one tensor, not as one a tile. pinned (4):
     page-locked memory and copies that do not block. on_device (3): the raw image travels, resizing happens there.
+    fast_decode (5, 9): the decoder that Argus takes, Pillow's pixels, in place of Pillow.
     single_resize (1): straight to the canvas, which is another picture where the chain has two steps.
     """
 
@@ -38,6 +42,7 @@ class Recipes:
     flat: bool = False
     pinned: bool = False
     on_device: bool = False
+    fast_decode: bool = False
     single_resize: bool = False
 
 
@@ -57,7 +62,10 @@ class SlowInputs:
     def __call__(self, data: bytes) -> dict:
         """JPEG bytes -> input_ids, attention_mask, pixel_values (and pixel_attention_mask) on the device."""
         recipes = self.recipes
-        image = torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB"))).permute(2, 0, 1)
+        if recipes.fast_decode:
+            image = self.processor.image_processor.fetch_images(data)
+        else:
+            image = torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB"))).permute(2, 0, 1)
         size = tuple(image.shape[1:])
         if recipes.on_device:
             image = self.send(image)
@@ -124,6 +132,20 @@ class SlowInputs:
             ids = tokenizer(text.replace(marker, expanded), add_special_tokens=False)["input_ids"]
         ids = torch.tensor([ids])
         return ids, torch.ones_like(ids)
+
+
+@contextmanager
+def one_thread():
+    """Argus' resizes and copies in one piece each, on the calling thread."""
+    modules = (resizing_argus, tile_pixels_argus)
+    kept = [module.thread_count for module in modules]
+    try:
+        for module in modules:
+            module.thread_count = lambda nbytes: 1
+        yield
+    finally:
+        for module, function in zip(modules, kept):
+            module.thread_count = function
 
 
 @lru_cache(maxsize=256)

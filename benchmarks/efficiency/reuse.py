@@ -74,11 +74,16 @@ def run(report: Report, keys=None) -> None:
     repeats = repeats_of(args, 20, 10)
     rows = report.attempt("argus-nano", measure, report, "argus-nano", model, processor, photo, repeats) or []
     for key in args.shapes if keys is None else keys:
-        side = build_sides(shape_of(args, key), args.device, getattr(torch, args.dtype))[OURS]
-        repeats = repeats_of(args, 20, 3)
+        sides = report.attempt(
+            f"{key}: building", build_sides, shape_of(args, key), args.device, getattr(torch, args.dtype)
+        )
+        if not sides:
+            continue
+        side, repeats = sides[OURS], repeats_of(args, 20, 3)
         rows += report.attempt(key, measure, report, key, side.model, side.processor, photo, repeats) or []
     header = ["model", "tiles", "what is asked", "TTFT (ms)", "of the first row"]
-    report.table("Time to first token of a 640x480 JPEG, asked again", header, rows)
+    size = "x".join(map(str, pictures.size_of(photo)))
+    report.table(f"Time to first token of a {size} JPEG, asked again", header, rows)
     report.write("Same image, many questions", f"Greedy, batch 1; argus-nano in float32, else {args.dtype}.")
 
 

@@ -32,12 +32,13 @@ def ttft(report: Report, key: str, images: list[bytes]) -> None:
     shape, dtype = shape_of(args, key), getattr(torch, args.dtype)
     side = build_sides(shape, args.device, dtype, args.reference_attention)[OURS]
     photo = pictures.same_size(images)[0]
+    width, height = pictures.size_of(photo)
     settings, grids = [], {}
     for tiling, budgets in BUDGETS.items():
         for max_tiles in budgets:
             for max_upscale in UPSCALES:
                 options = {"tiling": tiling, "max_tiles": max_tiles, "max_upscale": max_upscale}
-                grid = side.processor.image_processor.get_tile_grid(480, 640, **options)
+                grid = side.processor.image_processor.get_tile_grid(height, width, **options)
                 settings.append((options, (tiling, grid)))
                 grids.setdefault((tiling, grid), options)
 
@@ -56,7 +57,7 @@ def ttft(report: Report, key: str, images: list[bytes]) -> None:
         values = [str(options[name]) for name in ("tiling", "max_tiles", "max_upscale")]
         rows.append([*values, f"{grid[1].rows} x {grid[1].cols}", tiles, shown(median(times[grid]))])
     report.table(
-        f"{shape.name}: time to first token of a 640x480 JPEG",
+        f"{shape.name}: time to first token of a {width}x{height} JPEG",
         ["tiling", "max_tiles", "max_upscale", "rows x columns", "tiles", "TTFT (ms)"],
         rows,
         "Settings with the same tiles share one measurement.",
@@ -66,7 +67,7 @@ def ttft(report: Report, key: str, images: list[bytes]) -> None:
         for tiling in BUDGETS:
             points = sorted({(g[1].num_tiles, median(times[g])) for o, g in settings if o["tiling"] == tiling})
             axes.plot(*zip(*points), marker="o", label=tiling)
-        axes.set_xlabel("tiles of a 640x480 photo, thumbnail included")
+        axes.set_xlabel(f"tiles of a {width}x{height} photo, thumbnail included")
         axes.set_ylabel("TTFT (ms)")
         axes.set_ylim(0, None)
         axes.legend()
@@ -139,12 +140,15 @@ def run(report: Report, scenes: int = 64, keys=None) -> None:
 def main(arguments=None) -> int:
     parser = build_parser(__doc__.splitlines()[0])
     parser.add_argument(
-        "--scenes", type=int, default=64, metavar="N", help="scenes that argus-nano is scored on (0: none)"
+        "--scenes",
+        type=int,
+        metavar="N",
+        help="scenes that argus-nano is scored on (0: none; default: 64, 2 with --tiny)",
     )
     args = parser.parse_args(arguments)
     set_up(args)
     report = Report("upscale", args, arguments)
-    run(report, args.scenes)
+    run(report, (2 if args.tiny else 64) if args.scenes is None else args.scenes)
     return 1 if report.failed else 0
 
 

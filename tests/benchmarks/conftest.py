@@ -12,9 +12,12 @@ from benchmarks.efficiency import profile, recipes, ttft, upscale
 RUNS = {
     "ttft": (ttft, ["--shapes", "256m", "2b", "qwen3-vl-2b"]),
     "recipes": (recipes, ["--shapes", "256m", "2b", "--dtype", "float32"]),
-    "images": (everything, ["--only", "images", "--budget-minutes", "5"]),  # two scripts in one go
+    "images": (
+        everything,
+        ["--only", "images", "fidelity", "--budget-minutes", "5", "--device", "cpu"],
+    ),  # three scripts in one go
     "profile": (profile, ["--seconds", "0.2", "--sampler", "thread"]),
-    "upscale": (upscale, ["--scenes", "2"]),
+    "upscale": (upscale, []),
 }
 
 

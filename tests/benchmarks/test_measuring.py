@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from benchmarks.efficiency import flame, pictures
+from benchmarks.efficiency import flame, measuring, pictures
 from benchmarks.efficiency.measuring import (
     Budget,
     in_turn,
@@ -74,6 +74,25 @@ def test_peak_memory_counts_a_result_and_what_it_took():
     if grown is None:
         pytest.skip("this system does not tell a process' peak memory")
     assert 120e6 < grown < 160e6
+
+
+def test_a_kernel_without_the_high_water_mark_is_no_measurement(monkeypatch):
+    def status(name):
+        if name == "VmHWM":
+            raise OSError("no VmHWM")
+        return 1024
+
+    monkeypatch.setattr(measuring, "_status", status)
+    assert peak_bytes(lambda: pytest.fail("nothing to measure it with")) is None
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="has no VmNone"):
+        measuring._status("VmNone")
+
+
+def test_a_folder_without_the_size_says_so():
+    small = pictures.encode(pictures.photo(32, 24))
+    assert pictures.same_size([small]) == [small] and not pictures.has_size([small])
+    assert pictures.has_size([small], (32, 24)) and pictures.size_of(small) == (32, 24)
 
 
 def test_generated_photos_have_cocos_sizes_and_weights():

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from benchmarks.efficiency import pictures, recipes
-from benchmarks.efficiency.recipes_slow import Recipes, SlowInputs, resize
+from benchmarks.efficiency.recipes_slow import Recipes, SlowInputs, one_thread, resize
 from benchmarks.efficiency.shapes import SHAPES, TINY
 from benchmarks.efficiency.sides import MEAN_STD, OURS, build_sides, our_processor
 
-STEPS = ("no_mask", "uint8", "folded", "spliced", "flat", "pinned", "on_device")
+STEPS = ("no_mask", "uint8", "folded", "spliced", "flat", "pinned", "on_device", "fast_decode")
 PHOTO = pictures.encode(pictures.photo(64, 43))
 
 
@@ -47,6 +47,22 @@ def test_a_single_resize_is_another_picture_only_where_the_chain_has_two_steps()
         assert chain.shape == single.shape and torch.equal(chain, single) == same
 
 
+def test_argus_in_one_thread_is_argus(monkeypatch):
+    from processing_argus import resizing_argus, tile_pixels_argus
+
+    asked = []
+    usual = resizing_argus.thread_count
+    monkeypatch.setattr(resizing_argus, "thread_count", lambda nbytes: asked.append(nbytes) or usual(nbytes))
+    processor = our_processor(TINY["256m"]).image_processor
+    expected = processor(PHOTO, return_tensors="pt")["pixel_values"]
+    assert asked
+    asked.clear()
+    with one_thread():
+        assert torch.equal(processor(PHOTO, return_tensors="pt")["pixel_values"], expected)
+        assert tile_pixels_argus.thread_count(1 << 30) == 1 == resizing_argus.thread_count(1 << 30)
+    assert not asked and tile_pixels_argus.thread_count is usual
+
+
 def test_lanczos_without_torchs_kernel_is_pillows(monkeypatch):
     image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     usual = resize(image, (40, 50), 1)
@@ -60,7 +76,7 @@ def test_lanczos_without_torchs_kernel_is_pillows(monkeypatch):
 
 def test_every_row_gave_the_same_answer(run_script):
     cells = [c for c in run_script("recipes").cells("recipes") if "ttft_ms" in c]
-    assert len(cells) == 12 + 11
+    assert len(cells) == 15 + 14
     for cell in cells:
         if cell["cell"].split(": ")[1].startswith("aside"):
             assert cell["pixels_largest"] > 1  # it is another picture, and says so
