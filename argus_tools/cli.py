@@ -180,7 +180,8 @@ def _task(commands, name: str, summary: str, *usages: str) -> argparse.ArgumentP
         "--max-upscale",
         type=_positive_number,
         metavar="X",
-        help="enlarge an image at most X times, whatever tiles that leaves: 1 never enlarges where that can be helped",
+        help="enlarge an image at most X times, so that small ones make fewer tiles; 1: not at all, unless a side is "
+        "shorter than one tile (default: as the model was set up)",
     )
     command.add_argument("--max-new-tokens", type=_positive, metavar="N", help="length of an answer at most")
     command.add_argument("--batch-size", type=_positive, metavar="N", default=8, help="images at a time (default: 8)")
@@ -252,7 +253,7 @@ def _positive(text: str) -> int:
 
 def _positive_number(text: str) -> float:
     try:
-        number = float(text)
+        number = float(text) if text.isascii() and "_" not in text else 0.0  # Python reads 1_0 as 10
     except ValueError:
         number = 0.0
     if not 0 < number < float("inf"):

@@ -5,9 +5,37 @@ model.answer(encoded[0], "How many dogs?", processor=processor)  # the decoder r
 model.answer(encoded[0], "Where?", processor=processor)          # the decoder reads the question alone
 """
 
+import copy
+import uuid
+
 import torch
 
 MAX_PREFIXES = 4  # kept with an image: its prompts of one kind need one, those with other images before it more
+
+SAMPLES = 8  # values of each weight that its mark holds
+
+
+class Origin:
+    """Where features come from: an image's number, which its copies share, and the mark of the weights that made them.
+
+    `weights` is None until a model has seen them, where someone carried them: a pickle and another device know of none.
+    """
+
+    def __init__(self, number: str | None = None, weights: int | None = None):
+        self.number, self.weights = number or uuid.uuid4().hex, weights
+
+    def elsewhere(self) -> "Origin":
+        """The same image's, on another device or in another process."""
+        return Origin(self.number)
+
+    def __copy__(self):
+        return Origin(self.number, self.weights)
+
+    def __deepcopy__(self, memo):
+        return Origin(self.number, self.weights)
+
+    def __reduce__(self):
+        return Origin, (self.number,)
 
 
 class EncodedImage:
@@ -18,17 +46,19 @@ class EncodedImage:
         num_patches: the tiles, thumbnail included.
         image_size: (height, width) of the original, upright.
         image_options: the image processor's geometry that made the tiles.
+        origin: which image, and which weights made the features.
 
     A prefix's keys and values are 2 * layers * key-value heads * head_dim numbers a token: in bf16 23 KB for
     SmolVLM-256M, so that a photo of 13 tiles keeps about 20 MB of them beside 1 MB of features. At most 4 prefixes are
-    kept with an image, the longest unused goes first; `forget()` lets all of them go, and so does copying.
+    kept with an image, the longest unused goes first; `forget()` lets all of them go, and no copy has them. Copies on
+    the same device still know the weights; whoever pickles an image or moves it elsewhere vouches for them.
     """
 
-    def __init__(self, features: torch.Tensor, image_size, image_options: dict | None = None, weights=None):
+    def __init__(self, features: torch.Tensor, image_size, image_options: dict | None = None, origin=None):
         self.features, self.image_size = features.detach(), tuple(image_size)
         self.image_options = dict(image_options or {})
-        self._weights = weights  # None until a model has seen it: whoever carried it here vouches for the weights
-        self._identity, self._prefixes = object(), {}
+        self.origin = Origin() if origin is None else origin
+        self._prefixes = {}
 
     @property
     def num_patches(self) -> int:
@@ -42,14 +72,24 @@ class EncodedImage:
     def to(self, device) -> "EncodedImage":
         """This image on another device, without its prefixes; itself where it is there already."""
         moved = self.features.to(device)
-        return self if moved is self.features else EncodedImage(moved, self.image_size, self.image_options)
+        if moved is self.features:
+            return self
+        return EncodedImage(moved, self.image_size, self.image_options, self.origin.elsewhere())
 
     def forget(self) -> None:
         """Lets the kept keys and values go; the next call computes them anew, without vision."""
         self._prefixes = {}
 
+    def __copy__(self):
+        return EncodedImage(self.features, self.image_size, self.image_options, copy.copy(self.origin))
+
+    def __deepcopy__(self, memo):
+        return EncodedImage(
+            copy.deepcopy(self.features, memo), self.image_size, self.image_options, copy.copy(self.origin)
+        )
+
     def __getstate__(self):
-        return {name: getattr(self, name) for name in ("features", "image_size", "image_options")}
+        return {name: getattr(self, name) for name in ("features", "image_size", "image_options", "origin")}
 
     def __setstate__(self, state):
         self.__init__(**state)
@@ -100,19 +140,58 @@ def are_encoded(images) -> bool:
     return kinds == {True}
 
 
+@torch.no_grad()
 def weights_mark(module: torch.nn.Module) -> int:
-    """A number that changes when a weight is written, moved, replaced or added; no weight is looked at."""
-    marks, modules = [], [module]
+    """A number that changes when weights are written, moved, replaced or added, or adapters switched.
+
+    Where a weight lies, torch's count of its writes and, because fused optimizers, `.data` and the merging of adapters
+    are not counted, eight of its values: one read for each device, 1 ms for SmolVLM-256M. Quantised, sharded and
+    offloaded weights go without values. What changes none of the eight in any weight stays unseen.
+    """
+    marks, samples, modules = [], {}, [module]
     while modules:  # by hand: three times as fast as parameters(), which makes every name
         module = modules.pop()
         modules += [child for child in module._modules.values() if child is not None]
+        if hasattr(type(module), "merged_adapters"):  # a layer of PEFT's
+            active = module.disable_adapters, tuple(module.active_adapters), tuple(module.merged_adapters)
+            marks.append((active, str(getattr(module, "scaling", None))))
         for parameter in module._parameters.values():
-            if parameter is not None:
-                try:
-                    marks.append((parameter.data_ptr(), parameter._version))
-                except RuntimeError:  # loaded under inference mode, or a tensor that is made of others
-                    marks.append((id(parameter), 0))
+            if parameter is None:
+                continue
+            try:
+                marks.append((parameter.data_ptr(), parameter._version))
+            except RuntimeError:  # loaded under inference mode, or a tensor that is made of others
+                marks.append((id(parameter), 0))
+            if type(parameter) is torch.nn.Parameter and parameter.device.type != "meta" and parameter.numel():
+                samples.setdefault((parameter.device, parameter.dtype), []).append(_samples(parameter))
+    try:
+        values = [torch.cat(parts).view(torch.uint8) for parts in samples.values()]  # as bytes: NaN is not itself
+        by_device = {}
+        for value in values:
+            by_device.setdefault(value.device, []).append(value)
+        for parts in by_device.values():
+            marks.append(tuple(torch.cat(parts).tolist()))
+    except RuntimeError:  # values that cannot be read: fake tensors
+        pass
     return hash(tuple(marks))
+
+
+def _samples(parameter: torch.Tensor) -> torch.Tensor:
+    """Up to eight values, evenly spread over the weight; one where it does not lie in one piece."""
+    if not parameter.is_contiguous():
+        for size in parameter.shape:
+            parameter = parameter.select(0, size // 2)
+        return parameter.reshape(1)
+    count = min(SAMPLES, parameter.numel())
+    step = parameter.numel() // count
+    return parameter.as_strided((count,), (step,), parameter.storage_offset() + step // 2)
+
+
+def sent(value, device: torch.device):
+    """A tensor, or what else has a `to`, on the device. The host waits for no copy from the CPU to a GPU."""
+    if isinstance(value, torch.Tensor) and value.device.type == "cpu" and device.type == "cuda":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device) if hasattr(value, "to") else value
 
 
 def flat(images):

@@ -9,8 +9,9 @@ import copy
 from collections import Counter
 
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .encoded_argus import are_encoded
+from .encoded_argus import are_encoded, sent, weights_mark
 from .prefix_argus import fits_generation
 
 TASK_PROMPTS = {
@@ -147,53 +148,65 @@ class ArgusTasksMixin:
         settings.return_dict_in_generate, settings.output_scores = True, scored
         encoded = bool(images) and are_encoded(images)
         kept = None if encoded or self.training else _Kept(images)
+        # Read once, before anything is launched.
+        weights = weights_mark(self.model) if encoded or (kept is not None and kept.repeated) else None
         for start in range(0, len(prompts), batch_size):
             rows = [_several(image) for image in images[start : start + batch_size]]
             in_cache = encoded or (kept is not None and kept.wants(rows))
             if in_cache and not encoded:
-                rows = kept.encode(rows, lambda new: self.encode_images(new, processor=processor, **image_options))
+                rows = kept.encode(rows, lambda new: self._encode(new, processor, batch_size, image_options, weights))
             messages = [_message(row, prompt) for row, prompt in zip(rows, prompts[start : start + batch_size])]
             inputs = processor.apply_chat_template(
                 messages,
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
-                return_tensors="pt",
+                return_tensors=None if in_cache else "pt",  # lists stay on the host, where prompts are cut
                 padding=True,
                 **({} if in_cache else self._device_option()),
                 **image_options,
             )
-            T = inputs["input_ids"].shape[1]
+            T = len(inputs["input_ids"][0])
             if max_new_tokens is not None or max_length is None:
                 settings.max_new_tokens = TASK_LENGTHS[task] if max_new_tokens is None else max_new_tokens
             elif max_length > T:
                 settings.max_new_tokens = max_length - T
             else:
                 raise ValueError(f"max_length {max_length} leaves no room behind a prompt of {T} tokens.")
-            image_sizes = inputs["image_sizes"]
+            image_sizes = inputs.pop("image_sizes")
+            del inputs["num_patches"]
             if in_cache:
-                inputs = self._with_prefix_if_equal(inputs, rows, settings, options)
-                T = inputs["input_ids"].shape[1]
-            inputs = {name: each.to(self.device) if hasattr(each, "to") else each for name, each in inputs.items()}
+                inputs = self._with_prefix_if_equal(inputs, rows, settings, options, weights)
+                T, image_sizes = inputs["input_ids"].shape[1], [image.image_size for row in rows for image in row]
+            inputs = {name: sent(each, self._input_device) for name, each in inputs.items()}
             output = self.generate(**inputs, generation_config=settings, streamer=streamer, **options)
-            new_ids = output.sequences[:, T:]
-            scores = None
-            if scored:
-                scores = self.compute_transition_scores(
-                    output.sequences, output.scores, getattr(output, "beam_indices", None), normalize_logits=True
-                ).float()
-            image_sizes = image_sizes.tolist()  # read back only now that the device has done its work
+            new_ids, scores, texts, image_sizes = self._read_back(output, T, scored, processor, image_sizes)
             first = 0
-            for row, text in enumerate(processor.batch_decode(new_ids, skip_special_tokens=True)):
+            for row, text in enumerate(texts):
                 yield text.strip(), new_ids[row], scores[row] if scored else None, image_sizes[first]
                 first += len(rows[row])
 
-    def _with_prefix_if_equal(self, inputs, images, settings, options) -> dict:
-        """`with_prefix`, where what comes out of `generate()` is the same; else the inputs as they are."""
-        prompts = self._prefix_rows(inputs, images)
-        if not self._prefix_can_be_kept(prompts) or not fits_generation(settings, options, prompts):
-            return inputs
-        return self._join_prefixes(prompts, repeats=settings.num_beams or 1)
+    def _read_back(self, output, T: int, scored: bool, processor, image_sizes) -> tuple:
+        """(new ids, their log-probabilities or None, texts, image sizes as lists), now that the device has done."""
+        new_ids, scores = output.sequences[:, T:], None
+        if scored:
+            scores = self.compute_transition_scores(
+                output.sequences, output.scores, getattr(output, "beam_indices", None), normalize_logits=True
+            ).float()
+        texts = processor.batch_decode(new_ids.tolist(), skip_special_tokens=True)
+        return new_ids, scores, texts, image_sizes.tolist() if hasattr(image_sizes, "tolist") else image_sizes
+
+    def _with_prefix_if_equal(self, inputs, images, settings, options, weights: int) -> dict:
+        """`with_prefix`, where what comes out of `generate()` is the same; else the inputs, as tensors."""
+        prompts = self._prefix_rows(inputs, images, weights)
+        if self._prefix_can_be_kept(prompts) and fits_generation(settings, options, prompts):
+            return self._join_prefixes(prompts)
+        features = inputs["mm_encoder_outputs"]["image"].pooler_output  # checked: `generate()` need not do so again
+        return {
+            "input_ids": torch.tensor(inputs["input_ids"]),
+            "attention_mask": torch.tensor(inputs["attention_mask"]),
+            "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)},
+        }
 
 
 class _Kept:

@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 from tiny import tiny_model
 from tiny_text import build_image_processor, build_processor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from argus_tools.paths import default_model_path
 from modeling_argus import ArgusForConditionalGeneration, EncodedImage, EncodedImages
-from modeling_argus.encoded_argus import MAX_PREFIXES
+from modeling_argus.encoded_argus import MAX_PREFIXES, sent, weights_mark
+from modeling_argus.prefix_argus import OWN_CACHE, READS_PROMPT, _Row, fits_generation
 from processing_argus import ArgusProcessor
 
 QUESTIONS = ["What is this?", "Where is the dog in the second image, and what is that beside it?", "A cat?"]
@@ -112,7 +114,12 @@ def test_encoded_images_are_copied_and_carried_without_what_can_be_made_anew(pai
     encoded = model.encode_images(images[:2], processor=processor)
     answers = model.answer(encoded, QUESTIONS[:2], processor=processor, **PLAIN)
     assert encoded.nbytes > sum(each.features.nbytes for each in encoded)
-    for other in (pickle.loads(pickle.dumps(encoded)), copy.deepcopy(encoded), EncodedImages(map(copy.copy, encoded))):
+    copies = [copy.deepcopy(encoded), EncodedImages(map(copy.copy, encoded)), encoded.to("cpu")]
+    for other in copies:
+        assert [each.origin.weights for each in other] == [weights_mark(model.model)] * 2
+    carried = pickle.loads(pickle.dumps(encoded))
+    assert [each.origin.weights for each in (*carried, *encoded.to("meta"))] == [None] * 4
+    for other in (carried, *copies[:2]):
         assert isinstance(other, EncodedImages) and other.nbytes == sum(each.features.nbytes for each in encoded)
         assert model.answer(other, QUESTIONS[:2], processor=processor, **PLAIN) == answers
     assert encoded.to("cpu")[0] is encoded[0]
@@ -235,6 +242,9 @@ def test_a_streamer_gets_the_same(pair, images):
     [
         {"repetition_penalty": 1.5},
         {"no_repeat_ngram_size": 2},
+        {"min_length": 60},
+        {"sequence_bias": {(5,): 3.0}},
+        {"bad_words_ids": [[5], [6]]},
         {"cache_implementation": "static"},
         {"use_cache": False},
     ],
@@ -249,6 +259,52 @@ def test_what_cannot_use_a_prefix_still_uses_the_visual_tokens(pair, images, opt
     with Seen(model) as seen:
         assert model.answer(encoded[0], QUESTIONS, **options) == expected
     assert seen.tiles == [] and encoded.nbytes == encoded[0].features.nbytes
+
+
+@pytest.mark.parametrize("same_prompts", [True, False])
+def test_what_generates_the_same_with_a_prefix_is_known_by_name(same_prompts):
+    rows = [_Row([1, 7, 2], 2, []), _Row([1, 7, 2] if same_prompts else [1, 7, 2, 3], 2, [])]
+
+    def fits(*options, **settings):
+        return fits_generation(GenerationConfig(**settings), dict.fromkeys(options), rows)
+
+    assert fits() and fits(do_sample=True) and fits(num_beams=2) and fits("synced_gpus", "tokenizer")
+    other = {"use_cache": False, "cache_implementation": "static", "prefill_chunk_size": 8, "guidance_scale": 1.5,
+             "token_healing": True}  # fmt: skip
+    assert other.keys() == OWN_CACHE.keys()
+    for name, value in other.items():
+        settings = GenerationConfig()
+        setattr(settings, name, value)
+        assert not fits_generation(settings, {}, rows), name
+    for mode in ({"penalty_alpha": 0.6, "top_k": 4}, {"prompt_lookup_num_tokens": 2}):  # contrastive, assisted
+        assert not fits(**mode), mode
+    assert not fits("assistant_model") and not fits("inputs_embeds")
+    readers = {"repetition_penalty": 1.2, "encoder_repetition_penalty": 1.2, "no_repeat_ngram_size": 2,
+               "encoder_no_repeat_ngram_size": 2, "min_length": 5, "sequence_bias": {(5,): 3.0},
+               "bad_words_ids": [[5]], "watermarking_config": {}, "stop_strings": "x"}  # fmt: skip
+    assert readers.keys() == READS_PROMPT.keys()
+    for name, value in readers.items():
+        settings = GenerationConfig()
+        setattr(settings, name, value)
+        assert fits_generation(settings, {}, rows) is same_prompts, name
+    assert fits("logits_processor") is fits("stopping_criteria") is same_prompts
+
+
+def test_prefixes_with_the_same_first_image_are_told_apart(pair, images):
+    model, processor = pair
+    others = [images[2], images[2].rotate(90)]
+    encoded = model.encode_images([images[0], *others], processor=processor)
+    for _ in range(2):
+        for raw, each in zip(others, encoded[1:]):
+            inputs = chat(processor, [images[0], raw], "Same?")
+            wanted = {**PLAIN, "output_logits": True, "return_dict_in_generate": True}
+            plain = model.generate(**inputs, **wanted)
+            given = model.with_prefix(chat(processor, [encoded[0], each], "Same?"), [encoded[0], each])
+            torch.testing.assert_close(
+                torch.stack(model.generate(**given, **wanted).logits), torch.stack(plain.logits), atol=1e-4, rtol=0
+            )
+    first, second = encoded[0]._prefixes.values()
+    assert first.shape == second.shape and not torch.allclose(first, second)
 
 
 def test_a_rotary_base_that_grows_with_the_prompt_keeps_no_prefix(images):
@@ -353,7 +409,7 @@ def test_several_sequences_of_one_prompt(pair, images):
     inputs = chat(processor, [encoded], QUESTIONS[0])
     for options in ({"do_sample": True}, {"num_beams": 3, "do_sample": False}):
         sequences = []
-        for given in (inputs, model.with_prefix(inputs, encoded, repeats=3)):
+        for given in (inputs, model.with_prefix(inputs, encoded)):
             torch.manual_seed(0)
             sequences.append(model.generate(**given, max_new_tokens=6, num_return_sequences=3, **options))
         assert torch.equal(*sequences)
@@ -400,6 +456,70 @@ def test_on_a_gpu(images):
         assert model.answer(given, QUESTIONS, **options) == expected
 
 
+def test_a_prefix_can_be_given_to_generate_again(pair, images):
+    model, processor = pair
+    encoded = model.encode_images(images[:2], processor=processor)
+    texts = [f"<image> {question}" for question in QUESTIONS[:2]]
+    batch = processor(images=list(encoded), text=texts, return_tensors="pt")
+    calls = [
+        {"max_new_tokens": 1},
+        {},
+        {"num_beams": 3, "do_sample": False},
+        {"num_beams": 2, "num_return_sequences": 2},
+        {},
+    ]
+    inputs = model.with_prefix(batch, encoded)
+    for options in calls:
+        options = {**PLAIN, **options}
+        expected = model.generate(**batch, **options)[:, batch["input_ids"].shape[1] :]
+        assert torch.equal(model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :], expected)
+
+
+def test_a_longer_chat_goes_on_with_the_cache(pair, images):
+    """The cache of a call is kept as it is where the next prompt is longer."""
+    model, processor = pair
+    (encoded,) = model.encode_images(images[0], processor=processor)
+    inputs = model.with_prefix(chat(processor, [encoded], "What?"), encoded)
+    ids = model.generate(**inputs, **{**PLAIN, "min_new_tokens": 8})
+    more = torch.cat((ids, ids[:, -3:]), dim=1)
+    with Seen(model) as seen:
+        going_on = model.generate(
+            input_ids=more,
+            attention_mask=torch.ones_like(more),
+            past_key_values=inputs["past_key_values"],
+            max_new_tokens=1,
+        )
+    assert seen.decoded == [(1, 4)]  # all but what the cache holds
+    pixels = processor(images=images[0], return_tensors="pt")["pixel_values"]
+    assert torch.equal(going_on, model.generate(input_ids=more, pixel_values=pixels, max_new_tokens=1))
+
+
+def test_inputs_can_be_moved_one_by_one(pair, images):
+    model, processor = pair
+    (encoded,) = model.encode_images(images[0], processor=processor)
+    inputs = chat(processor, [encoded], "What?")
+    expected = model.generate(**inputs, **PLAIN)
+    moved = {name: value.to("cpu") for name, value in inputs.items()}
+    assert moved["mm_encoder_outputs"]["image"].origins == [encoded.origin]
+    assert torch.equal(model.generate(**moved, **PLAIN), expected)
+    away = {name: sent(value, torch.device("meta")) for name, value in inputs.items()}
+    assert away["mm_encoder_outputs"]["image"].pooler_output.device.type == "meta"
+    assert away["mm_encoder_outputs"]["image"].origins[0].weights is None
+    assert inputs["mm_encoder_outputs"]["image"].pooler_output.device.type == "cpu"
+
+
+def test_offloaded_weights_encode_and_answer(images):
+    accelerate = pytest.importorskip("accelerate")
+    model, processor = build()
+    options = {"processor": processor, **PLAIN}
+    expected = [model.answer(images[0], question, **options)[0] for question in QUESTIONS]
+    model = accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    assert model.device.type == "meta"
+    encoded = model.encode_images(images[0], processor=processor)
+    for given in (images[0], encoded[0]):
+        assert model.answer(given, QUESTIONS, **options) == expected
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -432,6 +552,122 @@ def test_images_encoded_elsewhere_or_before_are_refused(images):
             model.with_prefix(chat(processor, [encoded], "What?"), encoded)
 
 
+def fused_adamw(model):
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.AdamW(parameters, lr=0.01, fused=True).step()
+
+
+def write_data(model):
+    model.model.vision_model.layers[0].mlp.fc1.weight.data.mul_(1.5)
+
+
+def write_one_row_of_the_embeddings(model):
+    weight = model.get_input_embeddings().weight
+    weight.data[weight.shape[0] // 2 :].add_(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("change", [fused_adamw, write_data, write_one_row_of_the_embeddings])
+def test_changes_that_torch_does_not_count_are_noticed(images, change, dtype):
+    model, processor = build()
+    model = model.to(dtype)
+    (encoded,) = model.encode_images(images[0], processor=processor)
+    inputs = chat(processor, [encoded], "What?")
+    written = [p._version for p in model.parameters()]
+    ask = {"questions": "What?", "processor": processor, **PLAIN}
+    model.answer(encoded, **ask)
+    change(model)
+    assert change is fused_adamw or [p._version for p in model.parameters()] == written
+    for image in (encoded, copy.copy(encoded), copy.deepcopy(encoded)):
+        with pytest.raises(ValueError, match="weights have been changed"):
+            model.answer(image, **ask)
+    with pytest.raises(ValueError, match="weights have been changed"):
+        model._check_encoded_output(inputs["mm_encoder_outputs"])
+
+
+def test_adapters_merged_or_switched_are_noticed(images):
+    peft = pytest.importorskip("peft")
+    model, processor = build()
+    lora = peft.LoraConfig(r=2, target_modules=["qkv_proj"], init_lora_weights=False)
+    tuned = peft.get_peft_model(model, lora)
+    ask = {"questions": "What?", "processor": processor, **PLAIN}
+
+    def asked(encoded, refused):
+        if refused:
+            with pytest.raises(ValueError, match="weights have been changed"):
+                model.answer(encoded, **ask)
+        else:
+            model.answer(encoded, **ask)
+
+    (encoded,) = model.encode_images(images[0], processor=processor)
+    with tuned.disable_adapter():
+        asked(encoded, refused=True)
+    asked(encoded, refused=False)  # they are on again
+    tuned.merge_adapter()
+    asked(encoded, refused=True)
+    (encoded,) = model.encode_images(images[0], processor=processor)
+    tuned.unmerge_adapter()
+    asked(encoded, refused=True)
+    tuned.add_adapter("second", lora)
+    (encoded,) = model.encode_images(images[0], processor=processor)
+    tuned.set_adapter("second")
+    asked(encoded, refused=True)
+
+
+def test_the_mark_reads_what_it_can():
+    model, _ = build()
+    mark = weights_mark(model.model)
+    assert weights_mark(model.model) == mark
+    model.model.text_model.norm.weight.data.fill_(float("nan"))
+    assert weights_mark(model.model) == weights_mark(model.model)  # NaN is itself here
+    with torch.inference_mode():
+        assert isinstance(weights_mark(copy.deepcopy(model.model)), int)
+    model.model.vision_model.patch_embedding.to(memory_format=torch.channels_last)  # not in one piece as it is indexed
+    before = weights_mark(model.model)
+    model.model.vision_model.patch_embedding.weight.data.mul_(2)
+    assert weights_mark(model.model) != before
+    assert isinstance(weights_mark(model.model.to("meta")), int)
+
+
+def test_the_processors_output_says_where_it_comes_from(images):
+    model, processor = build()
+    encoded = model.encode_images(images[:2], processor=processor)
+    inputs = chat(processor, encoded, "What?")
+    for given in (inputs, copy.deepcopy(inputs).to("cpu"), inputs.to("cpu")):
+        outputs = given["mm_encoder_outputs"]
+        model._check_encoded_output(outputs)
+        model._check_encoded_output(outputs["image"])
+        for wrong in (outputs, outputs["image"], copy.copy(outputs)):
+            with pytest.raises(ValueError, match="comes from another model"):
+                build()[0]._check_encoded_output(wrong)
+    other = build()[0]
+    features = inputs["mm_encoder_outputs"]["image"].pooler_output
+    for unknown in (
+        BaseModelOutputWithPooling(pooler_output=features),
+        features,
+        None,
+        pickle.loads(pickle.dumps(inputs))["mm_encoder_outputs"],
+    ):
+        other._check_encoded_output(unknown)
+        other._check_encoded_output({"image": unknown} if not isinstance(unknown, dict) else unknown)
+
+
+def test_images_in_another_order_are_refused(pair, images):
+    model, processor = pair
+    first, second = model.encode_images([images[2], images[2].rotate(90)], processor=processor)
+    inputs = chat(processor, [first, second], "Which?")
+    assert "past_key_values" in model.with_prefix(inputs, [copy.deepcopy(first), copy.copy(second)])
+    carried = pickle.loads(pickle.dumps([first, second]))
+    assert "past_key_values" in model.with_prefix(inputs, carried)
+    for wrong in ([second, first], [first, first]):
+        with pytest.raises(ValueError, match="others than the inputs were made with, or stand in another order"):
+            model.with_prefix(inputs, wrong)
+        del_outputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        assert "past_key_values" in model.with_prefix(del_outputs, wrong)  # nothing to compare with
+
+
 def test_mixtures_and_contradictions_are_refused(pair, images):
     model, processor = pair
     encoded = model.encode_images(images, processor=processor)
@@ -449,6 +685,13 @@ def test_mixtures_and_contradictions_are_refused(pair, images):
         model.encode_images(images, processor=processor, batch_size=0)
     with pytest.raises(TypeError, match="max_tile"):
         model.encode_images(images, processor=processor, max_tile=3)
+    for device in ("cpu", None):
+        with pytest.raises(ValueError, match=r"works where the model is, on cpu: leave device="):
+            model.encode_images(images, processor=processor, device=device)
+    for options in ({"crop_to_patches": False}, {"do_image_splitting": False}):
+        with pytest.raises(ValueError, match=r"=False was given, but the image was encoded with True"):
+            processor(images=encoded, text="<image>" * 3, **options)
+    assert processor(images=encoded, text="<image>" * 3, crop_to_patches=True)["num_patches"].tolist() == [7, 4, 1]
     with pytest.raises(ValueError, match=r"max_tiles=1 was given, but the image was encoded with 6"):
         model.answer(encoded, max_tiles=1, **ask)
     assert model.answer(encoded, max_tiles=6, **ask) == model.answer(images, **ask)

@@ -4,16 +4,21 @@ Section 5.4: no synchronisation), and by CUDA's own debug mode on a GPU."""
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from test_encoded import build, chat
 from tiny import tiny_inputs
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_argus import checks_argus, text_argus, vision_argus
+from modeling_argus.text_argus import ArgusTextModel
 from modeling_argus.vision_argus import ArgusVisionModel
 
-READING_OPS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "_unique2", "unique_dim", "equal")
+READING_OPS = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "_unique2", "unique_dim", "equal",
+               "bincount")  # fmt: skip
 READING_METHODS = ("tolist", "numpy", "cpu", "__array__")  # the rest become one of those ops
 
 
@@ -22,7 +27,9 @@ def who_reads():
     frame, name = sys._getframe(2), None
     while frame is not None:
         file = frame.f_code.co_filename
-        place = f"{frame.f_code.co_name} ({'/'.join(file.split('/')[-2:])})"
+        owner = frame.f_locals.get("self")
+        owner = "" if owner is None or isinstance(owner, torch.nn.Module) else f"{type(owner).__name__}."
+        place = f"{owner}{frame.f_code.co_name} ({'/'.join(file.split('/')[-2:])})"
         if "modeling_argus" in file.split("/")[-2:-1]:
             return True, name or place
         if "transformers" in file:
@@ -36,15 +43,16 @@ def who_reads():
 class Reads:
     """While entered, lists every read of a tensor's values: (ours, who, whether vision was launched before)."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, launches=ArgusVisionModel):
+        """`launches`: what is taken for vision, where images are encoded already."""
         self.reads, self.vision_launched = [], False
-        forward = ArgusVisionModel.forward
+        forward = launches.forward
 
         def launching(tower, *args, **kwargs):
             self.vision_launched = True
             return forward(tower, *args, **kwargs)
 
-        monkeypatch.setattr(ArgusVisionModel, "forward", launching)
+        monkeypatch.setattr(launches, "forward", launching)
         reads = self
 
         class Ops(TorchDispatchMode):
@@ -55,13 +63,17 @@ class Reads:
                     for each in args[1:]
                     for index in (each if isinstance(each, (list, tuple)) else ())
                 )
-                if name in READING_OPS or by_mask:
+                by_counts = name == "repeat_interleave" and (kwargs or {}).get("output_size") is None
+                if name in READING_OPS or by_mask or by_counts:
                     reads.add()
                 return function(*args, **(kwargs or {}))
 
         class Methods(TorchFunctionMode):
             def __torch_function__(self, function, types, args=(), kwargs=None):
-                if getattr(function, "__name__", "") in READING_METHODS:
+                name = getattr(function, "__name__", "")
+                # By the literal "cpu": a model's own device is one here, and stands for a GPU.
+                to_host = name == "to" and "cpu" in [x for x in (*args, *(kwargs or {}).values()) if type(x) is str]
+                if name in READING_METHODS or (to_host and not (kwargs or {}).get("non_blocking")):
                     reads.add()
                 return function(*args, **(kwargs or {}))
 
@@ -101,12 +113,19 @@ def test_the_counter_sees_reads(monkeypatch):
         "nonzero": lambda: x.nonzero(),
         "numpy": lambda: x.numpy(),
         "masked_select": lambda: torch.masked_select(x, x > 1),
+        "to": lambda: x.to("cpu"),
+        "to, by name": lambda: x.to(device="cpu"),
+        "repeat_interleave": lambda: x.repeat_interleave(x),
+        "repeat_interleave, the function": lambda: torch.repeat_interleave(x, x, dim=0),
+        "bincount": lambda: torch.bincount(x),
     }.items():
         with Reads(monkeypatch) as reads:
             read()
         assert reads.reads, name
     with Reads(monkeypatch) as reads:
         torch.where(x > 1, x, 0).cumsum(0)
+        x.to("cpu", non_blocking=True).to(torch.int32).to(x.device)
+        x.repeat_interleave(2)
     assert not reads.reads
 
 
@@ -127,7 +146,7 @@ def test_generation_reads_nothing_once_vision_is_launched(
         model.set_attn_implementation(before)
     assert reads.vision_launched
     # The one look at a check's outcome, on the host by then, is no wait: `settle` asks the event first.
-    late = [who for who in reads.ours(after_vision=True) if not who.startswith("settle ")]
+    late = [who for who in reads.ours(after_vision=True) if "settle (" not in who]
     assert late == []
     early = reads.ours(after_vision=False)
     padded = not inputs["attention_mask"].all()
@@ -239,3 +258,81 @@ def test_cuda_waits_for_nothing_of_ours(model, monkeypatch):
         assert [who for ours, who in late if ours] == []
     finally:
         model.to("cpu")
+
+
+# --- the task calls ---------------------------------------------------------------------------------------------------
+
+# generate()'s look at the mask of a prompt whose beginning is in the cache, and forward's; what the calls give back.
+MASK_READS = {
+    "_expand_inputs_for_generation (modeling_argus/generation_argus.py)",
+    "is_padded (modeling_argus/text_argus.py)",
+}
+RESULTS = "_read_back (modeling_argus/tasks_argus.py)"
+
+
+def late_reads(reads) -> list[str]:
+    """Ours, once vision is launched, and before the results."""
+    late = [who for who in reads.ours(after_vision=True) if "settle (" not in who]
+    while late and late[-1] == RESULTS:
+        late.pop()
+    return late
+
+
+@pytest.fixture(scope="module")
+def task_model():
+    return build()
+
+
+@pytest.fixture
+def photo():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 40, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("questions", ["What?", ["What?", "Where is it?"], ["What?", "Why?"]])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"repetition_penalty": 1.5}])
+def test_task_calls_read_nothing_once_vision_is_launched(
+    task_model, photo, monkeypatch, as_if_on_a_gpu, questions, options
+):
+    model, processor = task_model
+    with Reads(monkeypatch) as reads:
+        model.answer(photo, questions, processor=processor, max_new_tokens=3, do_sample=False, **options)
+    assert reads.vision_launched
+    late = late_reads(reads)
+    if questions == "What?":
+        assert late == []
+    else:  # one look each: the prefix is on its way already
+        assert len(late) <= 2 and set(late) <= MASK_READS
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("several", [False, True])
+def test_encoded_images_are_asked_without_reads(task_model, photo, monkeypatch, as_if_on_a_gpu, kept, several):
+    model, processor = task_model
+    with Reads(monkeypatch) as reads:
+        encoded = model.encode_images([photo, photo.rotate(90)], processor=processor)
+    assert reads.vision_launched and late_reads(reads) == []
+    early = [who.split()[0] for who in reads.ours(after_vision=False)]
+    assert early.count("weights_mark") == 1
+    ask = {"processor": processor, "max_new_tokens": 3, "do_sample": False}
+    images, questions = ([[encoded[0], encoded[1]]], ["Which?"]) if several else (encoded[0], ["What?", "Where is it?"])
+    if kept:
+        model.answer(images, questions, **ask)
+    with Reads(monkeypatch, launches=ArgusTextModel) as reads:
+        model.answer(images, questions, **ask)
+    assert reads.vision_launched and set(late_reads(reads)) <= MASK_READS
+    if kept:  # nothing runs before the mask is looked at
+        assert late_reads(reads) == []
+    assert [who.split()[0] for who in reads.ours()].count("weights_mark") == 1
+
+
+def test_with_prefix_reads_only_the_prompts(task_model, photo, monkeypatch, as_if_on_a_gpu):
+    model, processor = task_model
+    (encoded,) = model.encode_images(photo, processor=processor)
+    inputs = chat(processor, [encoded], "What?")
+    with Reads(monkeypatch, launches=ArgusTextModel) as reads:
+        inputs = model.with_prefix(inputs, encoded)
+    assert reads.vision_launched and late_reads(reads) == []
+    assert {who.split()[0] for who in reads.ours()} == {"_lists", "weights_mark"}
+    with Reads(monkeypatch, launches=ArgusTextModel) as reads:
+        model.generate(**inputs, max_new_tokens=3)
+    assert late_reads(reads) == []

@@ -186,7 +186,7 @@ def test_max_upscale_bounds_the_tiles(folder, pictures, command, monkeypatch, ca
         assert main([*argv, "--max-upscale", value]) == 0
     assert tiles[0] > tiles[1] >= tiles[2] == 1
     capsys.readouterr()
-    for value in ("0", "-1", "nan", "inf", "two", ""):
+    for value in ("0", "-1", "nan", "inf", "two", "", "1_0", "\u0662"):
         assert "is not a number above 0" in fails(capsys, *argv, "--max-upscale=" + value)
 
 
