@@ -1,13 +1,18 @@
-"""The fastest faithful decoder present: libjpeg-turbo and libwebp through torchvision, JPEG also through torchcodec.
+"""The fastest faithful decoder present: JPEG, WebP and PNG through torchvision, JPEG also through torchcodec.
 
 Recipes 5 and 9 of Table 1: encoded bytes become uint8 [H, W, 3] in one step, without Pillow's four bytes a pixel and
 its copies. Pillow has read the header before, and what is not a plain 8-bit RGB picture, or what a decoder refuses,
 stays Pillow's, so that pixels and errors are its own. Before its first use a decoder must give Pillow's very pixels on
-small pictures of each kind. PNG stays Pillow's: its EXIF may follow the pixels, so Pillow must decode it anyway.
+small pictures of each kind. A PNG with more than pixels behind its header stays Pillow's: its EXIF may lie there.
+
+Memory: a decoder here holds the result, 3 bytes a pixel; for progressive JPEG, libjpeg's coefficients too, 3 (4:2:0) to
+6 (4:4:4). Pillow holds its own pixels, 4 bytes each (grey: 1), until they are taken over, strip by strip, into the
+result.
 """
 
 import io
 import re
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -17,16 +22,26 @@ from PIL import Image
 _RGB = 3  # ImageReadMode.RGB of both libraries
 _EXIF_SEGMENT = re.compile(rb"(\xff\xe1..)Exif\x00\x00", re.DOTALL)  # FF E1 cannot occur in entropy-coded data
 _LUMA_SAMPLINGS = ((1, 1), (2, 1), (2, 2))  # 4:4:4, 4:2:2, 4:2:0: what the self-check can make, and nearly all there is
-_STRIP = 1 << 20  # pixels that are taken over from Pillow at a time
+_PNG_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}  # where Pillow finds it
+_STRIP = 1 << 17  # pixels that are taken over from Pillow at a time
 
 
 try:
     import torchvision.io  # noqa: F401 - registers the operators; the public functions warn that they will move
+except Exception:  # not installed, or built for another torch
+    pass
 
-    _torchvision_jpeg = torch.ops.image.decode_jpeg.default
-    _torchvision_webp = torch.ops.image.decode_webp.default
-except Exception:  # not installed, built for another torch, or its decoders are gone
-    _torchvision_jpeg = _torchvision_webp = None
+
+def _torchvision_operator(name: str):
+    try:  # each apart: a build may have one library and lack another
+        return getattr(torch.ops.image, name).default
+    except Exception:
+        return None
+
+
+_torchvision_jpeg = _torchvision_operator("decode_jpeg")
+_torchvision_webp = _torchvision_operator("decode_webp")
+_torchvision_png = _torchvision_operator("decode_png")
 
 try:
     if _torchvision_jpeg is not None:
@@ -51,9 +66,13 @@ def _by_torchcodec(decode_jpeg):
 
 DECODERS = {}
 if _torchvision_jpeg is not None:
-    DECODERS = {"JPEG": _by_torchvision(_torchvision_jpeg, False), "WEBP": _by_torchvision(_torchvision_webp)}
+    DECODERS["JPEG"] = _by_torchvision(_torchvision_jpeg, False)
 elif _torchcodec_jpeg is not None:
-    DECODERS = {"JPEG": _by_torchcodec(_torchcodec_jpeg)}
+    DECODERS["JPEG"] = _by_torchcodec(_torchcodec_jpeg)
+if _torchvision_webp is not None:
+    DECODERS["WEBP"] = _by_torchvision(_torchvision_webp)
+if _torchvision_png is not None:
+    DECODERS["PNG"] = _by_torchvision(_torchvision_png, False)
 
 
 def decode(image: Image.Image, file) -> torch.Tensor | None:
@@ -69,8 +88,11 @@ def decode(image: Image.Image, file) -> torch.Tensor | None:
     if kind is None or not _is_faithful(kind):
         return None
     try:
-        pixels = DECODERS[kind](_read(file))
-    except (RuntimeError, ValueError):  # truncated or odd: Pillow decides
+        data = _read(file)
+        if kind == "PNG" and not _png_ends_with_its_pixels(data):
+            return None
+        pixels = DECODERS[kind](data)
+    except Exception:  # truncated or odd, or whatever a decoder raises: Pillow decides
         return None
     return pixels if tuple(pixels.shape) == (3, image.height, image.width) else None
 
@@ -85,7 +107,20 @@ def _kind(image) -> str | None:
         return "JPEG" if plain and "JPEG" in DECODERS else None
     if image.format == "WEBP" and not getattr(image, "is_animated", False):
         return "WEBP" if "WEBP" in DECODERS else None
+    if image.format == "PNG" and not getattr(image, "is_animated", False) and not _PNG_ORIENTATION & image.info.keys():
+        plain = [tile[3] for tile in image.tile] == ["RGB"] and not image.info.get("interlace")  # 8 bits each
+        return "PNG" if plain and "PNG" in DECODERS else None
     return None
+
+
+def _png_ends_with_its_pixels(data: bytearray) -> bool:
+    """Whether nothing but pixels follows the first pixels of a PNG file: Pillow reads what follows with them."""
+    place, kinds = 8, []
+    while place + 8 <= len(data):
+        kinds.append(bytes(data[place + 4 : place + 8]))
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    first = kinds.index(b"IDAT")
+    return set(kinds[first:-1]) == {b"IDAT"} and kinds[-1] == b"IEND" and place == len(data)
 
 
 def _read(file) -> bytearray:
@@ -104,6 +139,7 @@ def _is_faithful(kind: str) -> bool:
         options = {
             "JPEG": [{"subsampling": s, "progressive": p} for s in ("4:4:4", "4:2:2", "4:2:0") for p in (False, True)],
             "WEBP": [{"quality": 80}, {"lossless": True}],
+            "PNG": [{}],
         }
         y, x = np.mgrid[:45, :67]
         picture = Image.fromarray(np.stack([x * 37 + y * y, x * y, (x // 7 + y // 5) % 2 * 255], -1).astype(np.uint8))
@@ -118,14 +154,19 @@ def _is_faithful(kind: str) -> bool:
     return True
 
 
-def to_tensor(image: Image.Image) -> torch.Tensor:
-    """A Pillow image of mode RGB -> uint8[3, H, W], a view of [H, W, 3]; strip by strip, because Pillow's own export
-    holds the pixels three times at its peak."""
+def to_tensor(image: Image.Image, convert: Callable[[Image.Image], Image.Image] | None = None) -> torch.Tensor:
+    """A Pillow image -> uint8[3, H, W], a view of [H, W, 3] in memory of its own.
+
+    `convert` makes mode RGB of what has another. Strip by strip, because Pillow's own export holds the pixels three
+    times at its peak, and each conversion as often again.
+    """
+    convert = convert or (lambda strip: strip)
     image.load()
     if image.width * image.height <= _STRIP:
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return torch.from_numpy(np.array(convert(image))).permute(2, 0, 1)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(_STRIP // image.width, 1)
     for y in range(0, image.height, rows):
-        pixels[y : y + rows] = np.asarray(image.crop((0, y, image.width, min(y + rows, image.height))))
+        strip = image.crop((0, y, image.width, min(y + rows, image.height)))
+        pixels[y : y + rows] = np.asarray(convert(strip))
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -10,6 +10,7 @@ import torch
 from transformers.utils import logging
 
 from .image_loading_argus import ImageInputError
+from .transfer_argus import to_numpy
 
 logger = logging.get_logger(__name__)
 
@@ -239,5 +240,5 @@ def to_tensors(data: dict, return_tensors: str | None) -> dict:
                     f"{key} has rows of {lengths[0]} to {lengths[-1]} tokens: pass padding=True for tensors."
                 )
             value = torch.tensor(value, dtype=torch.int64, device="cpu")
-        tensors[key] = value.cpu().numpy() if return_tensors == "np" else value
+        tensors[key] = to_numpy(value, key) if return_tensors == "np" else value
     return tensors

@@ -26,14 +26,15 @@ DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer
 _CHANNELS = (1, 3, 4)
 _FLOAT_TOLERANCE = 1e-3  # how far float values may lie outside of their scale by rounding alone
 _EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {  # orientation: (swap rows and columns first, axes of [H, W, 3] to reverse then)
-    2: (False, (1,)),
-    3: (False, (0, 1)),
-    4: (False, (0,)),
-    5: (True, ()),
-    6: (True, (1,)),
-    7: (True, (0, 1)),
-    8: (True, (0,)),
+_ROWS_AT_ONCE = 32
+_UPRIGHT = {  # orientation: (axes of the stored [H, W, 3] to reverse, swap rows and columns then)
+    2: ((1,), False),
+    3: ((0, 1), False),
+    4: ((0,), False),
+    5: ((), True),
+    6: ((0,), True),
+    7: ((0, 1), True),
+    8: ((1,), True),
 }
 
 
@@ -136,8 +137,8 @@ def _from_file(file, what, convert_rgb):
     with image:
         _check_size(image.height, image.width, what)
         pixels = decode(image, file)
-        if pixels is not None:
-            return _upright(pixels, _orientation(image))
+        if pixels is not None:  # of a PNG nothing more is asked: Pillow would decode it to look for EXIF behind it
+            return pixels if image.format == "PNG" else _upright(pixels, _orientation(image))
         return _from_pil(image, what, convert_rgb)
 
 
@@ -175,19 +176,35 @@ def _pixels(image, what, convert_rgb):
         raise ImageInputError(f"{what} has mode {image.mode}, not RGB, and do_convert_rgb is False.")
     if image.mode.startswith("I") or image.mode == "F":
         return _from_tensor(_grey_levels(image, what, image.format), what, "channels_first", convert_rgb)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = _on_white(image)
-    return to_tensor(image.convert("RGB"))
+    see_through = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+    return to_tensor(image, _on_white if see_through else lambda strip: strip.convert("RGB"))
 
 
 def _upright(pixels, orientation):
-    """Applies an EXIF orientation to uint8[3, H, W]; the result is again a view of [H, W, 3], where it was one."""
+    """Applies an EXIF orientation to uint8[3, H, W], in its own memory: a second copy of a photograph is what tells in
+    the peak. Rows and columns are swapped by strides alone; resizes then take the pixels strip by strip."""
     if orientation not in _UPRIGHT:
         return pixels
-    swap, reverse = _UPRIGHT[orientation]
-    rows = pixels.permute(1, 2, 0)
-    rows = rows.transpose(0, 1) if swap else rows
-    return (torch.flip(rows, reverse) if reverse else rows).contiguous().permute(2, 0, 1)
+    reverse, swap = _UPRIGHT[orientation]
+    stored = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+    if 0 in reverse:
+        _reverse_rows(stored)
+    if 1 in reverse:
+        for y in range(0, len(stored), _ROWS_AT_ONCE):
+            part = stored[y : y + _ROWS_AT_ONCE]
+            part[:] = part[:, ::-1].copy()
+    upright = torch.from_numpy(stored)
+    return (upright.transpose(0, 1) if swap else upright).permute(2, 0, 1)
+
+
+def _reverse_rows(stored):
+    half = len(stored) // 2
+    for start in range(0, half, _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, half)
+        top, bottom = stored[start:stop], stored[len(stored) - stop : len(stored) - start]
+        kept = top[::-1].copy()
+        top[:] = bottom[::-1]
+        bottom[:] = kept
 
 
 def _orientation(image):
@@ -201,14 +218,14 @@ def _on_white(image):
     if image.mode == "La":
         image = image.convert("LA")
     image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
 
 
 def _grey_levels(image, what, file_format):
     """I;16 is 16-bit by name; I (32-bit) if its values or its file say so, and else nobody can tell; F is floats."""
     grey = np.array(image)
     if image.mode == "F":
-        return torch.as_tensor(grey)[None]
+        return torch.from_numpy(grey)[None]
     low, high = int(grey.min()), int(grey.max())
     if low < 0 or high > 65535:
         raise ImageInputError(
@@ -255,7 +272,7 @@ def _from_tensor(tensor, what, input_data_format, convert_rgb):
     if channels == 1:
         return tensor.repeat(3, 1, 1)
     rgba = Image.fromarray(np.ascontiguousarray(tensor.permute(1, 2, 0).cpu().numpy()))
-    return to_tensor(_on_white(rgba).convert("RGB")).to(tensor.device)
+    return to_tensor(rgba, _on_white).to(tensor.device)
 
 
 def _channels_first(tensor, what, input_data_format):

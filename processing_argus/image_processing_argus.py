@@ -6,12 +6,14 @@ Normalisation is folded into the model's patch embedding (Section 3.3), so uint8
 """
 
 import difflib
+import os
 import types
 from dataclasses import dataclass
 from typing import Optional, Union
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ImagesKwargs, Unpack
@@ -23,7 +25,7 @@ from .resizing_argus import TORCH_MODES
 from .threads_argus import MAX_THREADS  # noqa: F401 - likewise
 from .tile_pixels_argus import fits_device, write_tiles_on_cpu, write_tiles_on_device
 from .tiling_argus import TileGrid, TilingOptions, TilingPlan, plan_tiling
-from .transfer_argus import resolve_device, send
+from .transfer_argus import resolve_device, send, to_numpy
 
 
 class ArgusImageProcessorKwargs(ImagesKwargs, total=False):
@@ -91,7 +93,8 @@ class ArgusImageProcessor(ArgusImageProcessorBase):
         do_normalize: True gives float32, rescaled by `rescale_factor` (if `do_rescale`) and normalised by `image_mean`
             and `image_std` as transformers does; False (default) gives uint8, whatever `do_rescale` says.
         do_convert_rgb: False refuses images that are not RGB.
-        device: where to resize and tile; None is where the images are.
+        device: where to resize and tile; None is where the images are: on the one device other than the CPU that has
+            any of a call's, else on the CPU.
     Raises:
         TypeError: unknown or misspelt setting. ValueError: a setting out of range.
     """
@@ -190,10 +193,13 @@ class ArgusImageProcessor(ArgusImageProcessorBase):
     def prepare(self, images: ImageInput, **kwargs: Unpack[ArgusImageProcessorKwargs]) -> "PreparedImages":
         """The first half of a call: images are loaded and their tiles planned; nothing is resized or sent yet."""
         options = self._options(kwargs)
-        loaded = [
-            load_image(image, name, options.input_data_format, options.do_convert_rgb)
-            for name, image in iterate_images(images)
-        ]
+        if options.device is not None:
+            options.device = resolve_device(options.device)
+        loaded = []
+        for name, image in iterate_images(images):
+            loaded.append(load_image(image, name, options.input_data_format, options.do_convert_rgb))
+            # What was decoded here is nobody else's; an array's memory is its owner's.
+            loaded[-1]._argus_spare = isinstance(image, (Image.Image, str, bytes, bytearray, memoryview, os.PathLike))
         if not loaded:
             raise ImageInputError("There is no image to process: the list of images is empty.")
         sizes = [(image.shape[1], image.shape[2]) for image in loaded]
@@ -209,7 +215,7 @@ class ArgusImageProcessor(ArgusImageProcessorBase):
         """
         options, plans, images = prepared.options, prepared.plans, prepared.images
         counts, S = [plan.grid.num_tiles for plan in plans], options.geometry.tile_size
-        device = resolve_device(options.device) if options.device is not None else images[0].device
+        device = options.device if options.device is not None else _common_device(images)
         host = dict(others or {})
         if options.return_tensors == "pt":
             host["num_patches"] = torch.tensor(counts, device="cpu")
@@ -301,9 +307,19 @@ def _per_channel(name, value) -> tuple[float, ...]:
 def _normalize(pixel_values: torch.Tensor, options: types.SimpleNamespace) -> torch.Tensor:
     """(x * rescale_factor - mean) / std in float32, the factor folded into mean and std as in transformers."""
     scale = 1.0 / options.rescale_factor if options.do_rescale else 1.0
-    mean = torch.tensor(options.image_mean, dtype=torch.float32, device=pixel_values.device)[:, None, None] * scale
-    std = torch.tensor(options.image_std, dtype=torch.float32, device=pixel_values.device)[:, None, None] * scale
-    return pixel_values.to(torch.float32).sub_(mean).div_(std)
+    mean, std = torch.empty((2, 3, 1, 1), dtype=torch.float32, device=pixel_values.device)
+    for constants, values in ((mean, options.image_mean), (std, options.image_std)):
+        for channel, value in zip(constants, values):
+            channel.fill_(value)  # a list would be copied to the device, and waited for
+    return pixel_values.to(torch.float32).sub_(mean * scale).div_(std * scale)
+
+
+def _common_device(images: list[torch.Tensor]) -> torch.device:
+    """Where the images of a call without `device` become tiles, whatever their order."""
+    devices = sorted({image.device for image in images if image.device.type != "cpu"}, key=str)
+    if len(devices) > 1:
+        raise ValueError(f"The images lie on several devices, {', '.join(map(str, devices))}: say which by device=.")
+    return devices[0] if devices else torch.device("cpu")
 
 
 def _tiles_on_cpu(images: list, plans: list[TilingPlan], resample: int, S: int) -> torch.Tensor:
@@ -349,7 +365,7 @@ def _outputs(pixel_values, counts, sizes, host: dict, return_tensors) -> dict:
         return {**host, "pixel_values": pixel_values, **last}
     if return_tensors == "np":
         arrays = {"num_patches": np.array(counts), "image_sizes": np.array(sizes)}
-        return {**host, "pixel_values": pixel_values.cpu().numpy(), **arrays}
+        return {**host, "pixel_values": to_numpy(pixel_values, "pixel_values"), **arrays}
     return {
         **host,
         "pixel_values": list(pixel_values),

@@ -296,7 +296,8 @@ class ArgusProcessor(ProcessorBase):
 
     def _deliver(self, data: dict, source, return_tensors, images_kwargs) -> BatchFeature:
         """Ids and masks as asked for, the images' inputs with them; with `device` as views of one buffer there."""
-        device = images_kwargs.get("device") or self.image_processor.device
+        device = images_kwargs.get("device")
+        device = self.image_processor.device if device is None else device  # 0 is a device
         data = to_tensors(data, return_tensors)
         tensors = getattr(return_tensors, "value", return_tensors) == "pt"
         # Not by its class: a hub repository's image processor and processor are loaded apart, and have one each.

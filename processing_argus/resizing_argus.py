@@ -17,22 +17,32 @@ from .threads_argus import run_all, split_range, thread_count
 
 TORCH_MODES = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
 _LARGE = 4 << 20  # bytes: from here on the pass along the height goes in twice as many pieces, to hold half as much
+_PIECE = 1 << 18  # bytes that are worked on at a time where the pixels of a large image stay in memory beside
 
 
-def resize_rows(image: np.ndarray, width: int, resample: int) -> list[np.ndarray]:
-    """The pass along the width: uint8[H, W, 3] -> bands uint8[h, width, 3], one below the other."""
+def resize_rows(image: np.ndarray, width: int, resample: int, spare: bool = False) -> list[np.ndarray]:
+    """The pass along the width: uint8[H, W, 3], of any strides -> bands uint8[h, width, 3], one below the other.
+
+    `spare`: the image is not needed afterwards. A large one that shrinks is then written over with the result.
+    """
     if image.shape[1] == width:
         return [image]
-    image = np.ascontiguousarray(image)
     threads = thread_count(max(image.nbytes, image.shape[0] * width * 3))
-    ranges = split_range(image.shape[0], threads)
+    large = image.nbytes > _LARGE
+    in_place = spare and large and width < image.shape[1]
+    parts = max(threads, image.nbytes // _PIECE) if in_place or (large and not image.flags.c_contiguous) else threads
+    ranges = split_range(image.shape[0], parts)
     bands = [None] * len(ranges)
 
     def task(i, start, stop):
-        bands[i] = _one_pass(image[start:stop], (stop - start, width), resample)
+        band = _one_pass(image[start:stop], (stop - start, width), resample)
+        if in_place:
+            image[start:stop, :width] = band
+        else:
+            bands[i] = band
 
     run_all([lambda i=i, r=r: task(i, *r) for i, r in enumerate(ranges)], threads)
-    return bands
+    return [image[:, :width]] if in_place else bands
 
 
 def resize_columns(bands: list[np.ndarray], height: int, resample: int, write, apart: bool = False) -> None:
@@ -45,6 +55,8 @@ def resize_columns(bands: list[np.ndarray], height: int, resample: int, write, a
     nbytes = max(rows, height) * width * 3
     threads = thread_count(nbytes)
     pieces = threads * 2 if nbytes > _LARGE and threads > 1 else threads
+    if nbytes > _LARGE and rows > height:
+        pieces = max(pieces, nbytes // _PIECE)
     planar = apart and height > rows  # colours are sorted on the smaller side of the pass
 
     def task(start, stop):
@@ -65,11 +77,12 @@ def resize_columns(bands: list[np.ndarray], height: int, resample: int, write, a
     run_all([lambda r=r: task(*r) for r in split_range(width, pieces)], threads)
 
 
-def resize(holder: list[np.ndarray], size: tuple[int, int], resample: int) -> np.ndarray:
-    """[uint8[H, W, 3]] -> uint8[*size, 3], antialiased; `resample` is Pillow's number. Empties the list."""
+def resize(holder: list[np.ndarray], size: tuple[int, int], resample: int, spare: bool = False) -> np.ndarray:
+    """[uint8[H, W, 3]] -> uint8[*size, 3], antialiased; `resample` is Pillow's number. Empties the list. `spare`: as
+    for `resize_rows`."""
     if holder[0].shape[:2] == tuple(size):
         return holder.pop()
-    bands = resize_rows(holder.pop(), size[1], resample)
+    bands = resize_rows(holder.pop(), size[1], resample, spare)
     result = np.empty((*size, 3), np.uint8)
     join_columns(bands, resample, result)
     return result
@@ -87,8 +100,9 @@ def join_columns(bands: list[np.ndarray], resample: int, result: np.ndarray) -> 
 
 def _one_pass(image: np.ndarray, size: tuple[int, int], resample: int) -> np.ndarray:
     """One call of a kernel, which changes one side only."""
+    image = np.ascontiguousarray(image)
     if resample not in TORCH_MODES or (resample == 1 and not torch_has_lanczos()):
-        pil = Image.fromarray(np.ascontiguousarray(image)).resize((size[1], size[0]), resample)
+        pil = Image.fromarray(image).resize((size[1], size[0]), resample)
         return np.asarray(pil)
     mode = TORCH_MODES[resample]
     H, W, _ = image.shape

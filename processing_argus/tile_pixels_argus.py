@@ -1,7 +1,8 @@
 """Pixels of one image -> its tiles, by a `TilingPlan`: on the CPU in uint8 and over threads, on a device in float32.
 
 Each tile is written once, into its place in the output (recipes 1, 2 and 11 of Table 1). Large intermediate pixels are
-given up as soon as the next ones exist: at the peak lie the output and no more than about as much again.
+given up as soon as the next ones exist, and pixels that are the call's own are written over: at the peak lie the
+image, the output and no more than about as much as that again.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from .resizing_argus import TORCH_MODES, join_columns, resize, resize_columns, r
 from .threads_argus import run_all, split_range, thread_count
 from .tiling_argus import TilingPlan
 
+_SMALL = 4 << 20  # bytes
 _MAX_DEVICE_SHRINK = 32  # the CUDA antialias kernels run out of shared memory when they shrink by much more
 
 
@@ -21,11 +23,17 @@ def write_tiles_on_cpu(source: list, plan: TilingPlan, resample: int, tiles: Cal
     """Fill an image's tiles, the thumbnail last.
 
     Args:
-        source: [uint8[3, H, W]], emptied at once: where nobody else holds the image, its memory is free early.
+        source: [uint8[3, H, W]], emptied at once: where nobody else holds the image, its memory is free early, and
+            where it has the mark `_argus_spare`, it is written over.
         resample: Pillow's number of the filter.
         tiles: gives uint8[n, 3, S, S], this image's part of the output; not called before it is needed.
     """
-    image = np.ascontiguousarray(source.pop().permute(1, 2, 0).numpy())
+    pixels = source.pop()
+    spare = getattr(pixels, "_argus_spare", False)
+    image = pixels.permute(1, 2, 0).numpy()
+    if image.nbytes <= _SMALL:  # of a large one strips are copied, as they are needed
+        image = np.ascontiguousarray(image)
+    del pixels
     grid, S, thumbnail = plan.grid, plan.resizes[-1][0] // plan.grid.rows, None
     if grid.thumbnail and not plan.thumbnail_from_canvas:
         thumbnail = _thumbnail(image, S, resample)
@@ -33,8 +41,10 @@ def write_tiles_on_cpu(source: list, plan: TilingPlan, resample: int, tiles: Cal
     holder = [image]
     del image  # each step's input is free before its second half
     for size in before:
-        holder.append(resize(holder, size, resample))
-    bands = resize_rows(holder.pop(), canvas_size[1], resample)
+        spare_after = spare or holder[0].shape[:2] != tuple(size)  # else it is the image itself
+        holder.append(resize(holder, size, resample, spare))
+        spare = spare_after
+    bands = resize_rows(holder.pop(), canvas_size[1], resample, spare)
     out = tiles().numpy()
     split = out[: grid.rows * grid.cols].reshape(grid.rows, grid.cols, 3, S, S)
     if grid.thumbnail and plan.thumbnail_from_canvas:

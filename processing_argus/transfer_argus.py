@@ -12,8 +12,27 @@ ALIGNMENT = 16  # bytes; torch asks a view for a multiple of its element's size,
 
 
 def resolve_device(device) -> torch.device:
-    """torch.device with its index, where the device type has indices: "cuda" is the current one."""
-    return torch.empty(0, device=device).device
+    """torch.device with its index, where the device type has indices: "cuda" is the current one.
+
+    Raises ValueError, naming the value, for what is no device or none of this machine's.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except Exception as error:  # torch raises many kinds, some with a trace of C++
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"device={device!r} cannot be used here: pass 'cpu', 'cuda', an index or a torch.device that this machine "
+            f"has ({reason[:120]})."
+        ) from error
+
+
+def to_numpy(tensor: torch.Tensor, name: str):
+    """The tensor's values as a numpy array. Raises ValueError on a device that holds none."""
+    if tensor.is_meta:
+        raise ValueError(
+            f"{name} is on the device 'meta', which holds no values: return_tensors='np' cannot give them."
+        )
+    return tensor.cpu().numpy()
 
 
 def pack(tensors: list[torch.Tensor], pin: bool = False) -> tuple[torch.Tensor, list[int]]:

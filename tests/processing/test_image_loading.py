@@ -174,6 +174,16 @@ def test_sixteen_bit_grey_is_scaled():
     assert torch.equal(load_image(Image.fromarray(levels.astype(">u2"))), expected)
 
 
+def test_another_default_device_does_not_matter():
+    image = Image.fromarray(np.full((4, 5), 0.5, np.float32))
+    torch.set_default_device("meta")
+    try:
+        loaded = load_image(image)
+    finally:
+        torch.set_default_device(None)
+    assert loaded.device.type == "cpu" and int(loaded.max()) == 128
+
+
 def test_a_dark_sixteen_bit_image_stays_dark_or_is_refused():
     dark = Image.fromarray(GREY.astype(np.uint16))
     assert load_image(dark).max() == load_image(encode(dark)).max() == 1

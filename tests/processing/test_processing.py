@@ -800,3 +800,14 @@ def test_without_a_device_all_is_on_the_cpu(processor):
             images=[np.zeros((40, 60, 3), np.uint8)], text=[f"{processor.image_token} a"], return_tensors="pt"
         )
     assert all(value.device.type == "cpu" and torch.equal(value, again[name]) for name, value in inputs.items())
+
+
+@pytest.mark.parametrize("device", [0, ""])
+def test_a_device_that_python_calls_false_is_a_device(device, monkeypatch):
+    """For text alone as with images: 0 is the pipelines' first device, and an empty name is refused."""
+    from processing_argus import processing_argus
+
+    seen = []
+    monkeypatch.setattr(processing_argus, "resolve_device", lambda given: seen.append(given) or torch.device("cpu"))
+    build_processor("smolvlm")(text="a dog", return_tensors="pt", device=device)
+    assert seen == [device]

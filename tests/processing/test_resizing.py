@@ -1,5 +1,6 @@
 """Resizes split over threads are torch's own single call, bit for bit; the threads are safe to use anywhere."""
 
+import io
 import multiprocessing
 import threading
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from processing_argus import resizing_argus, threads_argus
 from processing_argus.image_processing_argus import ArgusImageProcessor
@@ -94,6 +96,34 @@ def test_pillows_filters_are_split_exactly_too(resample, many_threads, monkeypat
     assert np.array_equal(split, resize([image], (90, 33), resample))
 
 
+@pytest.mark.parametrize("spare", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("size", [(30, 40), (30, 90), (80, 40), (61, 20), (61, 47)])
+def test_only_spare_pixels_are_written_over(size, transposed, spare, many_threads, monkeypatch):
+    monkeypatch.setattr(resizing_argus, "_PIECE", 500)
+    image = noise(47, 61).transpose(1, 0, 2) if transposed else noise(61, 47)
+    before = image.copy()
+    assert np.array_equal(resize([image], size, 3, spare), single_call(before, size, 3))
+    assert np.array_equal(image, before) or (spare and size[1] < 47)
+
+
+@pytest.mark.parametrize("tiling", ["aspect_ratio", "longest_edge"])
+def test_what_a_caller_gives_is_never_written_over(tiling, many_threads, monkeypatch):
+    """An array, a loaded image (also one that has the chain's first size) and a file give the same tiles, twice."""
+    monkeypatch.setattr("processing_argus.tile_pixels_argus._SMALL", 0)
+    processor = ArgusImageProcessor(tiling=tiling, tile_size=16, longest_edge=64, max_tiles=4)
+    for size in [(100, 140), (64, 48), (22, 32)]:
+        array = noise(*size)
+        loaded, file = processor.fetch_images(Image.fromarray(array)), io.BytesIO()
+        Image.fromarray(array).save(file, "PNG")
+        given = [array, torch.from_numpy(array).permute(2, 0, 1), loaded, Image.fromarray(array), file.getvalue()]
+        kept = array.copy()
+        first = [processor(image, return_tensors="pt")["pixel_values"] for image in given]
+        again = [processor(image, return_tensors="pt")["pixel_values"] for image in given]
+        assert np.array_equal(array, kept) and np.array_equal(loaded.permute(1, 2, 0).numpy(), kept)
+        assert all(torch.equal(tiles, first[0]) for tiles in [*first, *again])
+
+
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 
@@ -138,6 +168,32 @@ def test_what_a_task_raises_surfaces_when_all_have_stopped(many_threads, monkeyp
         with pytest.raises(MemoryError, match="no memory for this piece"):
             resize([noise(50, 50)], (90, 90), 3)
         assert not running
+
+
+def test_a_failing_tasks_siblings_have_finished_before_it_raises():
+    begun, go_on, finished = threading.Event(), threading.Event(), []
+
+    def slow():
+        begun.set()
+        go_on.wait(10)
+        sum(range(1_000_000))  # still busy when the other one has failed
+        finished.append(1)
+
+    def fails():
+        assert begun.wait(10)
+        go_on.set()
+        raise MemoryError("no memory")
+
+    lock, order = threading.Lock(), iter([slow, fails])
+
+    def task():
+        with lock:
+            chosen = next(order)
+        chosen()
+
+    with pytest.raises(MemoryError):
+        threads_argus.run_all([task, task], 2)
+    assert finished
 
 
 def test_modes_of_the_caller_do_not_matter(many_threads):

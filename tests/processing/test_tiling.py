@@ -192,3 +192,14 @@ def test_known_grids_of_a_photo_that_is_not_enlarged():
     assert grid(3.19) == grid(2.4) == TileGrid(3, 3, True)
     assert grid(1.6) == TileGrid(2, 2, True)
     assert grid(1.0) == grid(0.01) == grid(1.0, 20, 30) == TileGrid(1, 1)
+
+
+def test_an_odd_tile_size_is_not_rounded_up_beyond_what_max_upscale_allows():
+    """The even side of a square image of 99 pixels is 100, which would be a tile more."""
+    options = TilingOptions(tiling="longest_edge", tile_size=33, longest_edge=330, max_upscale=1.0)
+    assert max(plan_tiling(99, 99, options).resizes[-1]) <= 99
+
+
+def test_without_splitting_the_first_size_of_the_chain_is_limited_too():
+    options = TilingOptions(tiling="longest_edge", tile_size=32, max_upscale=1.0, do_image_splitting=False)
+    assert plan_tiling(64, 96, options).resizes == ((64, 96), (32, 32))

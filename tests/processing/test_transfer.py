@@ -1,5 +1,8 @@
 """One packed buffer and one copy for everything that goes to a device: layout, views, counts of copies."""
 
+import re
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +76,19 @@ def test_a_device_has_its_index_where_there_are_indices():
     assert resolve_device("cpu") == CPU and resolve_device("meta") == torch.device("meta")
 
 
+@pytest.mark.parametrize("device", ["gpu", "", 5.5, 99, "privateuseone:99"])
+def test_a_device_that_is_none_is_named(device):
+    with pytest.raises(ValueError, match=f"device={re.escape(repr(device))} cannot be used here") as error:
+        resolve_device(device)
+    assert "\n" not in str(error.value)
+
+
+def test_a_device_is_checked_before_an_image_is_decoded(monkeypatch):
+    monkeypatch.setattr(image_processing_argus, "load_image", lambda *args: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match="device='gpu' cannot be used"):
+        ArgusImageProcessor()(noise(9, 9), device="gpu", return_tensors="pt")
+
+
 # --- the image processor ----------------------------------------------------------------------------------------------
 
 
@@ -100,6 +116,29 @@ def test_images_on_the_device_stay_there():
     with Copies() as copies:
         output = ArgusImageProcessor(tile_size=32)(image, return_tensors="pt")
     assert copies.crossings == 0 and output["pixel_values"].is_meta and output["num_patches"].device == CPU
+
+
+def test_the_order_of_images_on_several_devices_does_not_matter():
+    here, there = noise(20, 20), torch.zeros(3, 48, 64, dtype=torch.uint8, device="meta")
+    for images in ([here, there], [there, here]):
+        assert ArgusImageProcessor(tile_size=32)(images, return_tensors="pt")["pixel_values"].is_meta
+    on = [SimpleNamespace(device=torch.device(name)) for name in ("cuda:1", "cpu", "cuda:0")]
+    for images in (on, on[::-1]):
+        with pytest.raises(ValueError, match="several devices, cuda:0, cuda:1: say which by device="):
+            image_processing_argus._common_device(images)
+
+
+def test_values_that_a_device_does_not_hold_are_one_clear_error():
+    with pytest.raises(ValueError, match="pixel_values is on the device 'meta', which holds no values"):
+        ArgusImageProcessor(tile_size=32)(noise(20, 20), device="meta", return_tensors="np")
+
+
+def test_no_list_is_copied_to_a_device_to_normalize(monkeypatch):
+    monkeypatch.setattr(torch, "tensor", lambda *args, **kwargs: pytest.fail("a list became a tensor"))
+    processor = ArgusImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7])
+    pixels = torch.full((2, 3, 4, 4), 51, dtype=torch.uint8)
+    result = image_processing_argus._normalize(pixels, processor._options({}))
+    assert np.allclose(result[1, :, 2, 2], [(0.2 - 0.1) / 0.5, 0, (0.2 - 0.3) / 0.7], atol=1e-6)
 
 
 class Elsewhere:
