@@ -27,7 +27,8 @@ class ArgusGenerationMixin(GenerationMixin):
 
         Raises:
             ValueError: besides transformers' own, image tokens and tiles that do not match, with the first token and
-                before a streamer gets it; padding on the right; images in a prompt that is read in chunks.
+                before a streamer gets it; padding on the right; images in a prompt that is read in chunks; images that
+                another model has encoded, or this one with other weights.
         """
         chunked = any(
             getattr(settings, "prefill_chunk_size", None)
@@ -35,6 +36,8 @@ class ArgusGenerationMixin(GenerationMixin):
         )
         if (chunked or kwargs.get("prefill_chunk_size")) and any(kwargs.get(n) is not None for n in IMAGE_INPUTS):
             raise ValueError("prefill_chunk_size cannot cut a prompt with images: leave it out.")
+        if kwargs.get("mm_encoder_outputs") is not None:
+            self._check_encoded_output(kwargs["mm_encoder_outputs"])
         streamer = kwargs.get("streamer")
         assists = bool(getattr(kwargs.get("generation_config"), "is_assistant", False))
         outer = _RUNNING.set(_Generation(assists))

@@ -215,10 +215,10 @@ def stacked_bars(axes, rows: list[tuple[str, dict[str, float]]], unit: str = "ms
         axes.barh(range(len(rows)), widths, left=start, label=name)
         start = [a + b for a, b in zip(start, widths)]
     for i, end in enumerate(start):
-        axes.text(end, i, f" {end:.3g}", va="center", fontsize=8)
+        axes.text(end, i, f" {end:,.0f}" if end >= 100 else f" {end:.1f}", va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     axes.invert_yaxis()
     axes.set_xlabel(unit)
     axes.set_xlim(0, max([*start, 1e-9]) * 1.12)
-    axes.legend(fontsize=8, ncols=min(len(names), 4), loc="lower right")
+    axes.legend(fontsize=8, ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

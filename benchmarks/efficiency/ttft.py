@@ -313,14 +313,20 @@ def tables(report: Report, key: str, medians: dict) -> None:
 
 
 def draw(report: Report, found: dict) -> None:
-    rows = [
-        (f"{shape_of(report.args, key).name}: {name}", parts)
-        for key, medians in found.items()
-        for name in dict.fromkeys(name for _, name in medians if name)
-        if (parts := {s: max(medians[s, name], 0.0) for s in STEPS if (s, name) in medians})
-    ]
-    if rows:
-        report.plot(lambda axes: stacked_bars(axes, rows), size=(10, 1.2 + 0.4 * len(rows)))
+    """Two pictures, as one would hide the other: all steps of the sides that ran the model, and the steps before it."""
+    before_model = STEPS[: STEPS.index("vision")]
+    rows, inputs = [], []
+    for key, medians in found.items():
+        for name in dict.fromkeys(name for _, name in medians if name):
+            parts = {step: max(medians[step, name], 0.0) for step in STEPS if (step, name) in medians}
+            label = f"{shape_of(report.args, key).name}: {name}"
+            if "vision" in parts:
+                rows.append((label, parts))
+            inputs.append((label, {step: parts[step] for step in before_model if step in parts}))
+    for name, bars_of in (("ttft", rows), ("ttft_inputs", [row for row in inputs if row[1]])):
+        if bars_of:
+            size = (10, 1.6 + 0.4 * len(bars_of))
+            report.plot(lambda axes, bars_of=bars_of: stacked_bars(axes, bars_of), size=size, name=name)
 
 
 def run(report: Report, keys=None, prepared=None) -> dict[str, dict]:
