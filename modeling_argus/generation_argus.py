@@ -71,7 +71,8 @@ class ArgusGenerationMixin(GenerationMixin):
             inputs.pop(name, None)
         if own_tokens < T:  # 5.18 and later drop some of them themselves, and not all
             inputs |= {name: kwargs[name] for name in IMAGE_INPUTS if kwargs.get(name) is not None}
-        return {**inputs, "num_own_tokens": own_tokens}
+        running = _RUNNING.get()
+        return {**inputs, "num_own_tokens": own_tokens, "is_padded": running.is_padded if running is not None else None}
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **model_kwargs
@@ -92,8 +93,12 @@ class ArgusGenerationMixin(GenerationMixin):
         if expand_size > 1 and isinstance(cache, DynamicCache) and _batch_size(cache) == input_ids.shape[0]:
             cache.batch_repeat_interleave(expand_size)
         mask = model_kwargs.get("attention_mask")
+        known = model_kwargs.pop("is_padded", None)
         if isinstance(mask, torch.Tensor) and mask.ndim == 2:
-            full, ends_in_tokens = torch.stack((mask.all(), mask[:, -1].all())).tolist()
+            if known is None:
+                full, ends_in_tokens = torch.stack((mask.all(), mask[:, -1].all())).tolist()
+            else:  # a task call has made the mask, on the host and on the left
+                full, ends_in_tokens = not known, True
             if not ends_in_tokens:
                 rows = (mask[:, -1] == 0).nonzero().flatten().tolist()
                 raise ValueError(
@@ -103,6 +108,8 @@ class ArgusGenerationMixin(GenerationMixin):
             # With a cache that holds a prefix, 5.x tells by the mask's length whether the ids repeat it.
             if full and self.get_decoder().makes_own_masks() and cache is None:
                 del model_kwargs["attention_mask"]
+            elif running is not None:
+                running.is_padded = not full
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
@@ -111,10 +118,12 @@ class ArgusGenerationMixin(GenerationMixin):
 
 @dataclass
 class _Generation:
-    """What a running `generate()` knows: whether it guesses for another, and how many ids its prompt has."""
+    """What a running `generate()` knows: whether it guesses for another, how many ids its prompt has, and whether its
+    mask holds zeros."""
 
     assists: bool
     prompt_length: int | None = None
+    is_padded: bool | None = None
 
 
 def _own_tokens(input_ids: torch.LongTensor, past_key_values) -> int:

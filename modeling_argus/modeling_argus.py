@@ -18,6 +18,7 @@ from transformers.utils import can_return_tuple
 
 from .base_argus import ArgusPreTrainedModel
 from .checks_argus import require
+from .compat_modeling_argus import causal_mask  # noqa: F401 - transformers' loader wants every sibling named in this file
 from .configuration_argus import ArgusConfig
 from .connector_argus import ArgusConnector
 from .encoded_argus import EncodedImage, EncodedImages
@@ -155,6 +156,7 @@ class ArgusModel(ArgusPreTrainedModel):
         mm_encoder_outputs: dict | None = None,
         rows_per_prompt: int = 1,
         num_own_tokens: int = 0,
+        is_padded: bool | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -174,6 +176,7 @@ class ArgusModel(ArgusPreTrainedModel):
                 the same tiles, which are passed and encoded once (beams, `num_return_sequences`).
             num_own_tokens: how many of the last tokens no prompt holds, chosen by the model or guessed for it: an image
                 token among them is a token like others.
+            is_padded: whether `attention_mask` holds zeros, for callers who know it; else it is read.
 
         Raises:
             ValueError: image tokens without tiles, or of another number; inputs of a wrong shape or dtype. On CUDA
@@ -186,7 +189,8 @@ class ArgusModel(ArgusPreTrainedModel):
         T = inputs_embeds.shape[1]
         has_prompt = num_own_tokens < T and T > 1  # one token is a step of decoding
         # Read here, before anything is launched; decoding does not ask.
-        is_padded = self.text_model.is_padded(attention_mask) if has_prompt else None
+        if is_padded is None and has_prompt:
+            is_padded = self.text_model.is_padded(attention_mask)
         encoded = self._encoded_features(mm_encoder_outputs, pixel_values)
         features = None
         if pixel_values is not None or encoded is not None or (has_prompt and input_ids is not None):
@@ -270,6 +274,7 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusEncodingMixin, Ar
         mm_encoder_outputs: dict | None = None,
         rows_per_prompt: int = 1,
         num_own_tokens: int = 0,
+        is_padded: bool | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         output_hidden_states: bool | None = None,
@@ -302,6 +307,7 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusEncodingMixin, Ar
             mm_encoder_outputs=mm_encoder_outputs,
             rows_per_prompt=rows_per_prompt,
             num_own_tokens=num_own_tokens,
+            is_padded=is_padded,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,

@@ -123,8 +123,8 @@ class ArgusEncodingMixin:
                 where the numbers of tiles differ or `inputs` hold the processor's mm_encoder_outputs.
 
         Returns:
-            input_ids and attention_mask int64[B, prefix + rest], past_key_values of B rows. `inputs` as they are
-            where keys and values could not be kept or would differ: in training mode, and where a dynamic rotary
+            input_ids and attention_mask int64[B, prefix + rest], past_key_values of B rows, is_padded. `inputs` as they
+            are where keys and values could not be kept or would differ: in training mode, and where a dynamic rotary
             base would grow with the prompt.
 
         Raises:
@@ -245,7 +245,9 @@ class ArgusEncodingMixin:
                     if prefix is not None:
                         states[:, i, :, front - prefix.shape[3] :] = prefix[layer]
             cache.update(states[0], states[1], layer)
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": cache}
+        # Known here: read from the mask later, it would make the host wait for a GPU.
+        known = {"is_padded": any(len(row.ids) < front + back for row in rows)}
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "past_key_values": cache, **known}
 
     def _prefixes_of(self, rows: list[_Row]) -> list[torch.Tensor | None]:
         """float[layers, 2, key-value heads, cut, head_dim] for each row; computes those that are not kept yet."""

@@ -205,6 +205,7 @@ class ArgusTasksMixin:
         return {
             "input_ids": torch.tensor(inputs["input_ids"]),
             "attention_mask": torch.tensor(inputs["attention_mask"]),
+            "is_padded": any(0 in row for row in inputs["attention_mask"]),
             "mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)},
         }
 

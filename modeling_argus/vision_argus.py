@@ -38,12 +38,12 @@ def attention_by_heads(query, key, value, scaling: float) -> torch.Tensor:
     B, H, N, D = query.shape
     out = query.new_empty(B, N, H, D)
     heads = out.transpose(1, 2)
-    query = query * scaling
+    query, key, value = (query * scaling).contiguous(), key.contiguous(), value.contiguous()
     for b in range(B):
         for h in range(0, H, 2):
             pair = slice(h, h + 2)
-            scores = torch.matmul(query[b, pair], key[b, pair].transpose(1, 2))
-            heads[b, pair] = torch.matmul(F.softmax(scores, dim=-1), value[b, pair])
+            scores = torch.bmm(query[b, pair], key[b, pair].transpose(1, 2))
+            heads[b, pair] = torch.bmm(F.softmax(scores, dim=-1), value[b, pair])
     return out
 
 
