@@ -145,7 +145,7 @@ def weights_mark(module: torch.nn.Module) -> int:
     """A number that changes when weights are written, moved, replaced or added, or adapters switched.
 
     Where a weight lies, torch's count of its writes and, because fused optimizers, `.data` and the merging of adapters
-    are not counted, eight of its values: one read for each device, 1 ms for SmolVLM-256M. Quantised, sharded and
+    are not counted, eight of its values: one read for each device, under 2 ms for SmolVLM-256M. Quantised, sharded and
     offloaded weights go without values. What changes none of the eight in any weight stays unseen.
     """
     marks, samples, modules = [], {}, [module]

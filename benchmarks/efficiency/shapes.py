@@ -174,23 +174,17 @@ def _tiny(shape: Shape, tile_size: int, tokens_per_tile: int, vision: dict, text
 
 # The same layouts and layer kinds in miniature: for the tests, and to try a script in seconds.
 _TEXT = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 6}
+
+
+def _tiny_smolvlm(shape: Shape) -> Shape:
+    vision = {"hidden_size": 24, "image_size": 32, "patch_size": 4, "num_attention_heads": 3}
+    vision |= {"intermediate_size": 40, "num_hidden_layers": 2}
+    return _tiny(shape, 32, 4, vision, {**_TEXT, "num_key_value_heads": 2, "head_dim": 8})
+
+
 TINY = {
-    "256m": _tiny(
-        SMOLVLM_256M,
-        32,
-        4,
-        {"hidden_size": 24, "image_size": 32, "patch_size": 4, "num_attention_heads": 3}
-        | {"intermediate_size": 40, "num_hidden_layers": 2},
-        {**_TEXT, "num_key_value_heads": 2, "head_dim": 8},
-    ),
-    "500m": _tiny(
-        SMOLVLM_500M,
-        32,
-        4,
-        {"hidden_size": 24, "image_size": 32, "patch_size": 4, "num_attention_heads": 3}
-        | {"intermediate_size": 40, "num_hidden_layers": 2},
-        {**_TEXT, "num_key_value_heads": 2, "head_dim": 8},
-    ),
+    "256m": _tiny_smolvlm(SMOLVLM_256M),
+    "500m": _tiny_smolvlm(SMOLVLM_500M),
     "2b": _tiny(
         INTERNVL3_2B,
         28,
