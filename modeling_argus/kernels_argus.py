@@ -128,3 +128,16 @@ class Kernels:
 
 
 TORCH = Kernels("torch")
+
+
+def choose(kernels: str, device: torch.device, needs_grad: bool) -> Kernels:
+    """The one place that chooses: "auto" takes the fastest that may run on the device.
+
+    Raises:
+        ValueError: kernels is none of KERNELS, or was named and cannot run here.
+    """
+    if kernels not in KERNELS:
+        raise ValueError(f"kernels={kernels!r} is not one of {', '.join(map(repr, KERNELS))}")
+    if kernels in ("auto", "torch") or torch.compiler.is_compiling():  # compilers fuse these formulas themselves
+        return TORCH
+    raise ValueError(f"kernels={kernels!r} cannot run on {device.type!r} here: set kernels='auto'")
