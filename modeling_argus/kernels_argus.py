@@ -5,6 +5,7 @@ decoding step, one token a row: together with an embedding and a choice of token
 them a layer. `choose` takes the fastest that may run; Triton's and Liger's have the signatures of the functions here.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,7 +50,21 @@ def linear(x: torch.Tensor, weight: "torch.Tensor | Int8Weight", bias: torch.Ten
     if isinstance(weight, Int8Weight):
         out = torch._weight_int8pack_mm(x, weight.values, weight.scales)
         return out if bias is None else out + bias
+    if x.shape[0] <= 4 and x.dtype == torch.float32 and x.device.type == "cpu" and torch.backends.mkl.is_available():
+        out = _few_rows(x, weight)
+        return out if bias is None else out + bias
     return F.linear(x, weight, bias)
+
+
+def _few_rows(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x W^T of up to four rows in fp32 by MKL. For one row F.linear is MKL's product with a vector, which runs on one
+    thread; batched products run on all: 26 GB/s in place of 15 on two cores, and the same sums. For two to four rows
+    W x^T takes half or a third of F.linear's time. (In bf16 neither gains anything over F.linear.)"""
+    rows, (N, K) = x.shape[0], weight.shape
+    parts = math.gcd(N, 32)
+    if rows == 1 and parts > 1:
+        return torch.bmm(x.expand(parts, 1, K), weight.view(parts, N // parts, K).transpose(1, 2)).view(1, N)
+    return torch.mm(weight, x.t()).t().contiguous()
 
 
 def norm_qkv_rotary(x, norm_weight, eps, qkv_weight, qkv_bias, cos, sin, keys, values, slot) -> torch.Tensor:
