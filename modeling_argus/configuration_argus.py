@@ -8,6 +8,8 @@ import copy
 
 from transformers import PretrainedConfig
 
+KERNELS = ("auto", "triton", "liger", "torch")
+
 
 def _same(config, other) -> bool:
     # transformers 5 gives every subclass a dataclass __eq__ that compares declared fields only: two different shapes
@@ -125,9 +127,10 @@ class ArgusTextConfig(PretrainedConfig):
         rope_scaling: None, or {"rope_type": "llama3", ...} (Llama 3.1), or {"rope_type": "dynamic", "factor": f}
             (InternVL3). Kept, with `rope_theta`, as transformers 5's `rope_parameters`, which is read too.
         attention_bias: bias of the fused query/key/value projection (Qwen2); the output projection never has one.
+        kernels: "auto" takes the fastest that may run here; "triton", "liger" and "torch" are those alone.
 
     Raises:
-        ValueError: sizes that do not divide, or a rotary scaling that is not one of those above.
+        ValueError: sizes that do not divide, a rotary scaling or kernels that are not one of those above.
     """
 
     model_type = "argus_text"
@@ -153,6 +156,7 @@ class ArgusTextConfig(PretrainedConfig):
         initializer_range: float = 0.02,
         use_cache: bool = True,
         tie_word_embeddings: bool = False,
+        kernels: str = "auto",
         pad_token_id: int | None = None,
         bos_token_id: int | None = None,
         eos_token_id: int | list[int] | None = None,
@@ -193,12 +197,19 @@ class ArgusTextConfig(PretrainedConfig):
         self.attention_dropout = attention_dropout
         self.initializer_range = initializer_range
         self.use_cache = use_cache
+        self.kernels = _known_kernels(kernels)
         super().__init__(**kwargs)
         # After super(): transformers 4 would overwrite these with its defaults, 5 no longer has them on the base.
         self.tie_word_embeddings = tie_word_embeddings
         self.pad_token_id, self.bos_token_id, self.eos_token_id = pad_token_id, bos_token_id, eos_token_id
 
     __eq__ = _same
+
+
+def _known_kernels(kernels: str) -> str:
+    if kernels not in KERNELS:
+        raise ValueError(f"kernels {kernels!r} is unknown; it can be {', '.join(map(repr, KERNELS))}.")
+    return kernels
 
 
 def _read_rope(theta: float, scaling: dict | None, parameters: dict | None) -> dict:
@@ -230,6 +241,7 @@ class ArgusConfig(PretrainedConfig):
         connector_bias: bias of the single layer ("mlp" always has biases).
         connector_hidden_act, connector_layer_norm_eps: of "mlp" alone.
         tie_word_embeddings: the output head is the token embedding; None takes the text configuration's word.
+        kernels: the text configuration's, by which it can be set from here: `from_pretrained(path, kernels="torch")`.
 
     Raises:
         ValueError: a factor that does not divide the patch grid, an image token outside the vocabulary, an unknown
@@ -251,6 +263,7 @@ class ArgusConfig(PretrainedConfig):
         connector_layer_norm_eps: float = 1e-5,
         tie_word_embeddings: bool | None = None,
         initializer_range: float = 0.02,
+        kernels: str | None = None,
         pad_token_id: int | None = None,
         bos_token_id: int | None = None,
         eos_token_id: int | list[int] | None = None,
@@ -258,6 +271,8 @@ class ArgusConfig(PretrainedConfig):
     ):
         self.vision_config = _sub_config(vision_config, ArgusVisionConfig)
         self.text_config = _sub_config(text_config, ArgusTextConfig)
+        if kernels is not None:
+            self.kernels = kernels
         _positive(pixel_unshuffle_factor=pixel_unshuffle_factor)
         side = self.vision_config.patches_per_side
         if side % pixel_unshuffle_factor:
@@ -285,6 +300,15 @@ class ArgusConfig(PretrainedConfig):
         self.pad_token_id, self.bos_token_id, self.eos_token_id = pad_token_id, bos_token_id, eos_token_id
 
     __eq__ = _same
+
+    @property
+    def kernels(self) -> str:
+        """Which kernels the decoder runs; see ArgusTextConfig."""
+        return self.text_config.kernels
+
+    @kernels.setter
+    def kernels(self, kernels: str) -> None:
+        self.text_config.kernels = _known_kernels(kernels)
 
     @property
     def image_seq_length(self) -> int:

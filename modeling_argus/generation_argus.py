@@ -10,20 +10,30 @@ from dataclasses import dataclass
 import torch
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
+from transformers.utils import logging
 
 from .checks_argus import deferred_checks, settle_deferred_checks
+from .decode_loop_argus import IMAGE_INPUTS, ArgusGenerateOutput, LogprobRecorder, decode, longest_answer
+from .decode_rule_argus import why_not
+from .decode_state_argus import free_states
 
+logger = logging.get_logger(__name__)
 # What belongs to the prompt alone and is no row of the batch; the model needs no more than IMAGE_INPUTS of it.
-PROMPT_INPUTS = ("pixel_values", "num_patches", "image_sizes", "mm_encoder_outputs", "rows_per_prompt")
-IMAGE_INPUTS = ("pixel_values", "mm_encoder_outputs", "rows_per_prompt")
+PROMPT_INPUTS = ("num_patches", "image_sizes", *IMAGE_INPUTS)
 _RUNNING: ContextVar["_Generation | None"] = ContextVar("argus_running_generation", default=None)
 
 
 class ArgusGenerationMixin(GenerationMixin):
     """`generate()` of a model whose forward takes `IMAGE_INPUTS` and `num_own_tokens`."""
 
-    def generate(self, *args, **kwargs):
+    def generate(self, *args, fast_decode: bool | None = None, output_logprobs: bool = False, **kwargs):
         """As in transformers. The prompt's values are checked without the host waiting for the device.
+
+        Args:
+            fast_decode: False decodes by transformers' own loop. Else the one of decode_loop_argus.py does where it
+                can; where it cannot, the reason is logged at debug level.
+            output_logprobs: with `return_dict_in_generate=True`, the output's `logprobs` float32[B, new] are the
+                chosen tokens' log-probabilities. For greedy decoding and sampling.
 
         Raises:
             ValueError: besides transformers' own, image tokens and tiles that do not match, with the first token and
@@ -40,13 +50,18 @@ class ArgusGenerationMixin(GenerationMixin):
             self._check_encoded_output(kwargs["mm_encoder_outputs"])
         streamer = kwargs.get("streamer")
         assists = bool(getattr(kwargs.get("generation_config"), "is_assistant", False))
-        outer = _RUNNING.set(_Generation(assists))
+        outer = _RUNNING.set(_Generation(assists, fast_decode, output_logprobs))
         try:
             with deferred_checks() as checks:
                 if streamer is not None:
                     kwargs["streamer"] = _CheckedStreamer(streamer, checks)
                 output = super().generate(*args, **kwargs)
                 checks.settle(wait=True)
+            if output_logprobs and getattr(output, "logprobs", None) is None:
+                raise ValueError(
+                    "output_logprobs=True needs return_dict_in_generate=True and greedy decoding or sampling; beams "
+                    "have output_scores=True and compute_transition_scores()."
+                )
         except BaseException:
             if streamer is not None:
                 streamer.end()  # whoever reads from it in another thread would wait for ever
@@ -54,6 +69,53 @@ class ArgusGenerationMixin(GenerationMixin):
         finally:
             _RUNNING.reset(outer)
         return output
+
+    def _sample(self, input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus=False,
+                streamer=None, **model_kwargs):  # fmt: skip
+        """Greedy decoding and sampling, by our own loop where it may."""
+        running = _RUNNING.get()
+        wants_logprobs = running is not None and running.wants_logprobs
+        longest = longest_answer(input_ids, model_kwargs, stopping_criteria)
+        reason = why_not(self, input_ids, generation_config, model_kwargs, synced_gpus, running, longest)
+        if reason is None:
+            logger.debug("generate() decodes by the model's own loop")
+            return decode(
+                self,
+                input_ids,
+                logits_processor,
+                stopping_criteria,
+                generation_config,
+                streamer,
+                model_kwargs,
+                running.is_padded,
+                wants_logprobs,
+            )
+        logger.debug("generate() decodes by transformers' own loop: %s", reason)
+        recorder = LogprobRecorder()
+        if wants_logprobs:
+            logits_processor.append(recorder)
+        output = super()._sample(
+            input_ids,
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            generation_config=generation_config,
+            synced_gpus=synced_gpus,
+            streamer=streamer,
+            **model_kwargs,
+        )
+        if wants_logprobs and generation_config.return_dict_in_generate:
+            output = ArgusGenerateOutput(**output, logprobs=recorder.finish(output.sequences))
+        return output
+
+    def free_decode_buffers(self) -> None:
+        """Lets go of the buffers, and on CUDA the graphs, that wait for the next `generate()` (Section 5.4)."""
+        free_states(self)
+
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
+        cache = model_kwargs.get("past_key_values")
+        if (running := _RUNNING.get()) is not None:
+            running.has_own_cache = cache is not None and getattr(cache, "prefix_length", None) is None
+        return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
 
     def _supports_mm_encoder_outputs(self) -> bool:
         """No: transformers 5.18 would encode the images on its own, before `generate()` has read the mask."""
@@ -118,10 +180,13 @@ class ArgusGenerationMixin(GenerationMixin):
 
 @dataclass
 class _Generation:
-    """What a running `generate()` knows: whether it guesses for another, how many ids its prompt has, and whether its
-    mask holds zeros."""
+    """What a running `generate()` knows: whether it guesses for another, what it was asked for, whether the caller
+    brought a cache, how many ids its prompt has, and whether its mask holds zeros."""
 
     assists: bool
+    fast_decode: bool | None = None
+    wants_logprobs: bool = False
+    has_own_cache: bool = False
     prompt_length: int | None = None
     is_padded: bool | None = None
 

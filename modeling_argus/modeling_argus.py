@@ -16,14 +16,20 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
 from transformers.utils import can_return_tuple
 
+# transformers' loader wants every sibling named in this file, those that others import too.
 from .base_argus import ArgusPreTrainedModel
 from .checks_argus import require
-from .compat_modeling_argus import causal_mask  # noqa: F401 - transformers' loader wants every sibling named in this file
+from .compat_modeling_argus import causal_mask  # noqa: F401
 from .configuration_argus import ArgusConfig
 from .connector_argus import ArgusConnector
+from .decode_loop_argus import decode  # noqa: F401
+from .decode_rule_argus import why_not  # noqa: F401
+from .decode_state_argus import DecodeState  # noqa: F401
 from .encoded_argus import EncodedImage, EncodedImages
 from .generation_argus import ArgusGenerationMixin
+from .kernels_argus import choose  # noqa: F401
 from .prefix_argus import ArgusEncodingMixin
+from .quantized_argus import decode_weight  # noqa: F401
 from .tasks_argus import ArgusTasksMixin
 from .text_argus import ArgusTextModel
 from .vision_argus import ArgusVisionModel

@@ -12,7 +12,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .encoded_argus import are_encoded, sent, weights_mark
-from .prefix_argus import fits_generation
+from .prefix_argus import PLAIN_MODES, fits_generation
 
 TASK_PROMPTS = {
     "caption": "Describe the image.",
@@ -145,7 +145,10 @@ class ArgusTasksMixin:
             max_length = generation_config.max_length  # 20 is what transformers 4 says where nobody has
         if max_new_tokens is None and generation_config is not None:
             max_new_tokens = generation_config.max_new_tokens
-        settings.return_dict_in_generate, settings.output_scores = True, scored
+        plain = settings.get_generation_mode().value in PLAIN_MODES and "assistant_model" not in options
+        # One float a token where there are no beams, whose scores have to be traced back.
+        settings.return_dict_in_generate, settings.output_scores = scored, scored and not plain
+        options["output_logprobs"] = scored and plain
         encoded = bool(images) and are_encoded(images)
         kept = None if encoded or self.training else _Kept(images)
         # Read once, before anything is launched.
@@ -188,8 +191,8 @@ class ArgusTasksMixin:
 
     def _read_back(self, output, T: int, scored: bool, processor, image_sizes) -> tuple:
         """(new ids, their log-probabilities or None, texts, image sizes as lists), now that the device has done."""
-        new_ids, scores = output.sequences[:, T:], None
-        if scored:
+        new_ids, scores = (output.sequences if scored else output)[:, T:], getattr(output, "logprobs", None)
+        if scored and scores is None:
             scores = self.compute_transition_scores(
                 output.sequences, output.scores, getattr(output, "beam_indices", None), normalize_logits=True
             ).float()
@@ -200,7 +203,9 @@ class ArgusTasksMixin:
         """`with_prefix`, where what comes out of `generate()` is the same; else the inputs, as tensors."""
         prompts = self._prefix_rows(inputs, images, weights)
         if self._prefix_can_be_kept(prompts) and fits_generation(settings, options, prompts):
-            return self._join_prefixes(prompts)
+            joined = self._join_prefixes(prompts)
+            joined["past_key_values"].wants_new_tokens = False  # nobody goes on with it
+            return joined
         features = inputs["mm_encoder_outputs"]["image"].pooler_output  # checked: `generate()` need not do so again
         return {
             "input_ids": torch.tensor(inputs["input_ids"]),

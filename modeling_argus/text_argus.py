@@ -21,18 +21,21 @@ from .base_argus import ArgusPreTrainedModel
 from .checks_argus import reading_waits
 from .compat_modeling_argus import causal_mask
 from .configuration_argus import ArgusTextConfig
+from .kernels_argus import TORCH, choose
 
 
 class ArgusRMSNorm(nn.Module):
-    """weight * x / sqrt(mean(x^2) + eps), the mean in fp32; one kernel on CUDA."""
+    """weight * x / sqrt(mean(x^2) + eps), the mean in fp32; with a residual, of the sum, which comes first of two."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, hidden_states):
-        return F.rms_norm(hidden_states, self.weight.shape, self.weight, self.eps)
+    def forward(self, hidden_states, residual=None, kernels=TORCH):
+        if residual is None:
+            return kernels.rms_norm(hidden_states, self.weight, self.eps)
+        return kernels.add_rms_norm(hidden_states, residual, self.weight, self.eps)
 
     def init_own_weights(self, std: float) -> None:
         nn.init.ones_(self.weight)
@@ -60,17 +63,12 @@ def rotary_frequencies(config: ArgusTextConfig, position_ids: torch.Tensor) -> t
 def rotary_embeddings(config: ArgusTextConfig, position_ids: torch.Tensor, dtype) -> tuple:
     """Cosines and sines float[B, 1, T, head_dim] of int64[B, T] positions, computed in fp32 whatever autocast says.
 
-    The first half of the sines is negative: `rotate` has nothing left to negate.
+    The first half of the sines is negative: kernels_argus.rotary has nothing left to negate.
     """
     with torch.autocast(device_type=position_ids.device.type, enabled=False):
         angles = position_ids[:, None, :, None].float() * rotary_frequencies(config, position_ids)
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x cos + (x2, x1) (-sin, sin) over float[B, H, T, D] whose last dimension is split in halves (x1, x2)."""
-    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
 def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -110,12 +108,12 @@ class ArgusTextAttn(nn.Module):
         self.qkv_proj = nn.Linear(config.hidden_size, sum(self.heads) * self.head_dim, bias=config.attention_bias)
         self.o_proj = nn.Linear(self.heads[0] * self.head_dim, config.hidden_size, bias=False)
 
-    def forward(self, hidden_states, cos, sin, attention_mask, past_key_values, cache_position, **kwargs):
+    def forward(self, hidden_states, cos, sin, attention_mask, past_key_values, cache_position, kernels, **kwargs):
         B, T, _ = hidden_states.shape
         query_heads, key_heads, value_heads = self.heads
         qkv = self.qkv_proj(hidden_states).view(B, T, -1, self.head_dim).transpose(1, 2)
         qk, v = qkv.split((query_heads + key_heads, value_heads), dim=1)
-        q, k = rotate(qk, cos, sin).split((query_heads, key_heads), dim=1)  # both at once: half the launches
+        q, k = kernels.rotary(qk, cos, sin).split((query_heads, key_heads), dim=1)  # both at once: half the launches
         if past_key_values is not None:
             # 4.57's static cache writes at cache_position, and at slot 0 if it is not told one.
             k, v = past_key_values.update(k, v, self.layer_idx, {"cache_position": cache_position})
@@ -131,10 +129,14 @@ class ArgusTextMLP(nn.Module):
         super().__init__()
         self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
         self.act = ACT2FN[config.hidden_act]
+        self.is_swiglu = config.hidden_act == "silu"
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden_states):
-        gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
+    def forward(self, hidden_states, kernels=TORCH):
+        gate_up = self.gate_up_proj(hidden_states)
+        if self.is_swiglu:
+            return self.down_proj(kernels.swiglu(gate_up))
+        gate, up = gate_up.chunk(2, dim=-1)
         return self.down_proj(self.act(gate) * up)
 
 
@@ -154,13 +156,15 @@ class ArgusTextLayer(GradientCheckpointingLayer):
         attention_mask=None,
         past_key_values=None,
         cache_position=None,
+        kernels=TORCH,
         **kwargs,
     ):
+        x = self.input_layernorm(hidden_states, kernels=kernels)
         branch, weights = self.self_attn(
-            self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values, cache_position, **kwargs
+            x, cos, sin, attention_mask, past_key_values, cache_position, kernels, **kwargs
         )
-        hidden_states = hidden_states + branch
-        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states)), weights
+        hidden_states, x = self.post_attention_layernorm(branch, hidden_states, kernels)
+        return hidden_states + self.mlp(x, kernels), weights
 
 
 class ArgusTextModel(ArgusPreTrainedModel):
@@ -259,6 +263,7 @@ class ArgusTextModel(ArgusPreTrainedModel):
         if position_ids is None:
             position_ids = cache_position.unsqueeze(0)
         cos, sin = rotary_embeddings(self.config, position_ids, inputs_embeds.dtype)
+        kernels = choose(self.config.kernels, inputs_embeds.device, torch.is_grad_enabled())
 
         x = inputs_embeds
         states, all_weights = (), ()
@@ -273,11 +278,12 @@ class ArgusTextModel(ArgusPreTrainedModel):
                 past_key_values=past_key_values,
                 cache_position=cache_position,
                 position_ids=position_ids,
+                kernels=kernels,
                 **kwargs,
             )
             if want_weights:
                 all_weights += (weights,)
-        x = self.norm(x)
+        x = self.norm(x, kernels=kernels)
         return BaseModelOutputWithPast(
             last_hidden_state=x,
             past_key_values=past_key_values,

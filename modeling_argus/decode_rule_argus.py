@@ -1,0 +1,99 @@
+"""Which `generate()` calls the decoding loop of decode_loop_argus.py serves, and why transformers' own serves the rest.
+
+The loop reads the decoder's weights as they lie and calls none of its modules: whatever somebody has put around a
+module, or in place of one, has to be found here, or it would be passed over without a word.
+"""
+
+import torch
+from torch import nn
+
+from .quantized_argus import decode_weight
+from .text_argus import ArgusRMSNorm, ArgusTextAttn, ArgusTextLayer, ArgusTextMLP, ArgusTextModel
+
+# What the loop understands of a call's inputs; the rest of what transformers 4.57 and 5.x hand on says nothing to it.
+SERVED_INPUTS = {
+    "attention_mask", "position_ids", "cache_position", "past_key_values", "use_cache", "logits_to_keep",
+    "inputs_embeds", "pixel_values", "mm_encoder_outputs", "rows_per_prompt",
+}  # fmt: skip
+_PLAIN_MODULES = (ArgusTextModel, ArgusTextLayer, ArgusTextAttn, ArgusTextMLP, ArgusRMSNorm, nn.Linear, nn.Embedding)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+
+def why_not(
+    model, input_ids, generation_config, model_kwargs: dict, synced_gpus: bool, running, longest: int
+) -> str | None:
+    """The reason why transformers' own loop has to decode, or None.
+
+    Args:
+        running: what ArgusGenerationMixin knows of this `generate()`; None outside of it.
+        longest: how many tokens a row may have in the end, its prompt included.
+    """
+    settings, inputs = generation_config, {k for k, v in model_kwargs.items() if v is not None}
+    if running is None:
+        return "generate() was not entered by the model's own method"
+    if running.fast_decode is False:
+        return "fast_decode=False"
+    if unknown := sorted(inputs - SERVED_INPUTS):
+        return f"inputs {unknown}"
+    if running.has_own_cache:
+        return "past_key_values of the caller's own"
+    rope, trained = model.get_decoder().config.rope_parameters, model.get_decoder().config.max_position_embeddings
+    if rope["rope_type"] == "dynamic" and longest > trained:
+        return f"up to {longest} tokens, which dynamic rotary scaling treats differently from {trained} on"
+    if settings.cache_implementation is not None or not model_kwargs.get("use_cache", True):
+        return f"cache_implementation={settings.cache_implementation!r}, use_cache={settings.use_cache}"
+    if settings.output_attentions or settings.output_hidden_states:
+        return "attentions or hidden states are asked for"
+    if synced_gpus or running.assists or getattr(settings, "prefill_chunk_size", None):
+        return "synced_gpus, an assistant, or a prompt read in chunks"
+    mask = model_kwargs.get("attention_mask")
+    prompt = input_ids if model_kwargs.get("inputs_embeds") is None else model_kwargs["inputs_embeds"]
+    if mask is not None and (tuple(mask.shape) != tuple(prompt.shape[:2]) or mask.device != input_ids.device):
+        return f"an attention mask {list(mask.shape)} on {mask.device} for a prompt {list(prompt.shape[:2])}"
+    if torch.is_autocast_enabled(input_ids.device.type):
+        return "autocast"
+    return why_model_not(model, input_ids.device)
+
+
+def why_model_not(model, device: torch.device) -> str | None:
+    """The reason why the loop cannot decode with this model as it is now, or None."""
+    if model.training:
+        return "the model is in training mode"
+    if model._compiled_call_impl is not None or "forward" in model.__dict__:
+        return "the model is compiled, or its forward is replaced"
+    if nn.modules.module._has_any_global_hook():
+        return "a hook on all modules"
+    decoder = model.get_decoder()
+    if type(decoder) is not ArgusTextModel or decoder.config.hidden_act != "silu":
+        return f"a decoder {type(decoder).__name__} with {decoder.config.hidden_act!r}"
+    for module in (model, model.model, model.lm_head, *decoder.modules()):
+        if problem := _changed(module):
+            return f"{type(module).__name__} has {problem}"
+    weights = [decoder.embed_tokens.weight, *(m.weight for m in decoder.modules() if isinstance(m, ArgusRMSNorm))]
+    for module in (model.lm_head, *decoder.modules()):
+        if type(module) is nn.Linear:
+            weight = decode_weight(module)
+            if weight is None:
+                return f"a weight that is quantised or wrapped: {type(module.weight).__name__}"
+            weights += weight if isinstance(weight, tuple) else [weight]
+    for weight in weights:
+        if weight.device != device:
+            return f"weights on {weight.device} and ids on {device}"
+        if weight.dtype not in (decoder.embed_tokens.weight.dtype, torch.int8):
+            return f"weights of {weight.dtype} and {decoder.embed_tokens.weight.dtype}"
+    return None
+
+
+def _changed(module: nn.Module) -> str | None:
+    """What is unusual about a module, or None."""
+    outer = not isinstance(module, _PLAIN_MODULES)  # the whole, and ArgusModel: their classes are known by now
+    if not outer and type(module) not in _PLAIN_MODULES:
+        return "another class than the model was made with"
+    if hasattr(module, "_hf_hook") or "forward" in module.__dict__ or module._compiled_call_impl is not None:
+        return "a forward that is wrapped or compiled"
+    for name in _HOOKS:
+        for hook in getattr(module, name).values():
+            # transformers 5 leaves hooks of its own behind after one call that asked for attentions.
+            if not getattr(hook, "__module__", "").startswith("transformers."):
+                return f"a hook {getattr(hook, '__qualname__', hook)}"
+    return None
