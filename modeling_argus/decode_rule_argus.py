@@ -6,6 +6,7 @@ module, or in place of one, has to be found here, or it would be passed over wit
 
 import torch
 from torch import nn
+from transformers.activations import ACT2FN
 
 from .quantized_argus import decode_weight
 from .text_argus import ArgusRMSNorm, ArgusTextAttn, ArgusTextLayer, ArgusTextMLP, ArgusTextModel
@@ -15,7 +16,10 @@ SERVED_INPUTS = {
     "attention_mask", "position_ids", "cache_position", "past_key_values", "use_cache", "logits_to_keep",
     "inputs_embeds", "pixel_values", "mm_encoder_outputs", "rows_per_prompt",
 }  # fmt: skip
-_PLAIN_MODULES = (ArgusTextModel, ArgusTextLayer, ArgusTextAttn, ArgusTextMLP, ArgusRMSNorm, nn.Linear, nn.Embedding)
+_PLAIN_MODULES = {
+    ArgusTextModel, ArgusTextLayer, ArgusTextAttn, ArgusTextMLP, ArgusRMSNorm, nn.Linear, nn.Embedding, nn.ModuleList,
+    type(ACT2FN["silu"]),
+}  # fmt: skip
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -59,16 +63,17 @@ def why_model_not(model, device: torch.device) -> str | None:
     """The reason why the loop cannot decode with this model as it is now, or None."""
     if model.training:
         return "the model is in training mode"
-    if model._compiled_call_impl is not None or "forward" in model.__dict__:
-        return "the model is compiled, or its forward is replaced"
     if nn.modules.module._has_any_global_hook():
         return "a hook on all modules"
     decoder = model.get_decoder()
     if type(decoder) is not ArgusTextModel or decoder.config.hidden_act != "silu":
         return f"a decoder {type(decoder).__name__} with {decoder.config.hidden_act!r}"
     for module in (model, model.model, model.lm_head, *decoder.modules()):
-        if problem := _changed(module):
+        if problem := _wrapped(module):
             return f"{type(module).__name__} has {problem}"
+    for module in (model.lm_head, *decoder.modules()):
+        if type(module) not in _PLAIN_MODULES:
+            return f"{type(module).__name__} stands where the model had another module"
     weights = [decoder.embed_tokens.weight, *(m.weight for m in decoder.modules() if isinstance(m, ArgusRMSNorm))]
     for module in (model.lm_head, *decoder.modules()):
         if type(module) is nn.Linear:
@@ -84,13 +89,10 @@ def why_model_not(model, device: torch.device) -> str | None:
     return None
 
 
-def _changed(module: nn.Module) -> str | None:
-    """What is unusual about a module, or None."""
-    outer = not isinstance(module, _PLAIN_MODULES)  # the whole, and ArgusModel: their classes are known by now
-    if not outer and type(module) not in _PLAIN_MODULES:
-        return "another class than the model was made with"
+def _wrapped(module: nn.Module) -> str | None:
+    """What somebody has put around a module, or None."""
     if hasattr(module, "_hf_hook") or "forward" in module.__dict__ or module._compiled_call_impl is not None:
-        return "a forward that is wrapped or compiled"
+        return "a forward that is replaced or compiled"
     for name in _HOOKS:
         for hook in getattr(module, name).values():
             # transformers 5 leaves hooks of its own behind after one call that asked for attentions.

@@ -304,7 +304,7 @@ def fits_generation(settings, options: dict, rows: list[_Row]) -> bool:
     """Whether `generate()` gives the same with kept prefixes: `settings` and `options` are those of a task call."""
     if any(getattr(settings, name, None) not in (None, plain) for name, plain in OWN_CACHE.items()):
         return False
-    harmless = {"synced_gpus", "tokenizer"}
+    harmless = {"synced_gpus", "tokenizer", "fast_decode", "output_logprobs"}
     if set(options) - harmless - {"logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"}:
         return False
     if settings.get_generation_mode().value not in PLAIN_MODES:

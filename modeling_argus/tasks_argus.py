@@ -12,7 +12,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .encoded_argus import are_encoded, sent, weights_mark
-from .prefix_argus import PLAIN_MODES, fits_generation
+from .prefix_argus import fits_generation
 
 TASK_PROMPTS = {
     "caption": "Describe the image.",
@@ -145,10 +145,11 @@ class ArgusTasksMixin:
             max_length = generation_config.max_length  # 20 is what transformers 4 says where nobody has
         if max_new_tokens is None and generation_config is not None:
             max_new_tokens = generation_config.max_new_tokens
-        plain = settings.get_generation_mode().value in PLAIN_MODES and "assistant_model" not in options
+        plain = settings.get_generation_mode().value in ("greedy_search", "sample") and "assistant_model" not in options
         # One float a token where there are no beams, whose scores have to be traced back.
         settings.return_dict_in_generate, settings.output_scores = scored, scored and not plain
-        options["output_logprobs"] = scored and plain
+        if scored and plain:
+            options["output_logprobs"] = True
         encoded = bool(images) and are_encoded(images)
         kept = None if encoded or self.training else _Kept(images)
         # Read once, before anything is launched.

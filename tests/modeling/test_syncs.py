@@ -13,7 +13,7 @@ from tiny import tiny_inputs
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_argus import checks_argus, text_argus, vision_argus
+from modeling_argus import checks_argus, decode_loop_argus, text_argus, vision_argus
 from modeling_argus.text_argus import ArgusTextModel
 from modeling_argus.vision_argus import ArgusVisionModel
 
@@ -95,10 +95,15 @@ class Reads:
         return [who for ours, who, after in self.reads if ours and after_vision in (None, after)]
 
 
+def looks_at_what_has_arrived(who):
+    """A check's outcome on the host, of which `settle` asks the event first; how a step ended, once the next runs."""
+    return "settle (" in who or "_Run._look (" in who
+
+
 @pytest.fixture
 def as_if_on_a_gpu(monkeypatch):
     """Every read is one to avoid; what has been copied to the host is there once the loop has read its stop flag."""
-    for module in (checks_argus, text_argus, vision_argus):
+    for module in (checks_argus, decode_loop_argus, text_argus, vision_argus):
         monkeypatch.setattr(module, "reading_waits", lambda tensor: True)
 
 
@@ -145,8 +150,7 @@ def test_generation_reads_nothing_once_vision_is_launched(
     finally:
         model.set_attn_implementation(before)
     assert reads.vision_launched
-    # The one look at a check's outcome, on the host by then, is no wait: `settle` asks the event first.
-    late = [who for who in reads.ours(after_vision=True) if "settle (" not in who]
+    late = [who for who in reads.ours(after_vision=True) if not looks_at_what_has_arrived(who)]
     assert late == []
     early = reads.ours(after_vision=False)
     assert len(early) <= 1, early  # generate's one read of the mask
@@ -266,7 +270,7 @@ RESULTS = "_read_back (modeling_argus/tasks_argus.py)"
 
 def late_reads(reads) -> list[str]:
     """Ours, once vision is launched, and before the results."""
-    late = [who for who in reads.ours(after_vision=True) if "settle (" not in who]
+    late = [who for who in reads.ours(after_vision=True) if not looks_at_what_has_arrived(who)]
     while late and late[-1] == RESULTS:
         late.pop()
     return late
