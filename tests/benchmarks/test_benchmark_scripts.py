@@ -15,7 +15,7 @@ from benchmarks.efficiency.measuring import Bar
 from benchmarks.efficiency.shapes import TINY
 from benchmarks.efficiency.sides import OURS, OURS_NATIVE, OURS_ONE_RESIZE, PIL, TORCHVISION, build_sides
 
-SCRIPTS = ("ttft", "recipes", "images", "profile", "upscale")
+SCRIPTS = ("ttft", "recipes", "images", "profile", "upscale", "decode")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -49,7 +49,7 @@ def test_results_name_no_path_and_no_host(run_script, name):
         assert not re.search(rf"\b{re.escape(platform.node())}\b", text), path
 
 
-@pytest.mark.parametrize("name", ["ttft", "recipes", "images", "upscale", "profile_256m_argus_inputs"])
+@pytest.mark.parametrize("name", ["ttft", "recipes", "images", "upscale", "decode", "profile_256m_argus_inputs"])
 def test_script_draws_a_plot(run_script, name):
     if importlib.util.find_spec("matplotlib") is None:
         pytest.skip("matplotlib (extra `bench`) is not installed")

@@ -1,0 +1,300 @@
+"""Tokens a second of `generate()`, prefill apart: transformers' paths against Argus in stages, over the same weights.
+
+    python -m benchmarks.efficiency.decode
+
+measures 256M, 2B, 500M and Qwen3-VL-2B on a GPU, and on a CPU the 256M. Physics: a step reads every weight of the
+decoder and the head once, and each row's keys and values: 269 MB and 23 KB a token (256M, bf16), 3.1 GB (2B). At 3 TB/s
+that is 11,000 and 970 tokens/s; what is missing from it is launches and Python. A cell is the time of N + 1 new tokens
+less that of one, which is the prefill, over N; the limit is by the read bandwidth that the same run has measured.
+Section 5.4's ratios are 1.77 (256M) and 1.90 (2B). Qwen3-VL-2B is transformers' own alone, as Argus has no q and k
+norms: beside it stands Argus' decoder of the same sizes without them.
+"""
+
+import gc
+from collections.abc import Callable
+
+import torch
+
+from . import decode_again, decode_answers
+from .common import Report, build_parser, repeats_of, set_up, shape_of, stacked_bars
+from .decode_prompts import make_prompt
+from .decode_sides import (
+    COMPILED,
+    EAGER,
+    INT8,
+    KERNELS,
+    LOOP,
+    NORM,
+    ROTARY,
+    Decoder,
+    build_decoders,
+    bytes_per_step,
+    read_bandwidth,
+)
+from .measuring import Bar, in_turn, median, ratio, shown, summary
+from .models import build_ours, build_reference, build_same_decoder, packaged_smollm2
+
+PARTS = ("speed", "answers", "again")
+# (batch, context), the most telling first; a CPU stops after CPU_GRID of them.
+GRID = ((1, 880), (4, 880), (16, 880), (1, 128), (1, 4096), (4, 128), (16, 128), (4, 4096), (16, 4096))
+TINY_GRID = ((1, 60), (2, 24))
+CPU_GRID = 5
+# By shape: Section 5.4's ratio, tokens/s on an H100, what is aimed at there.
+GPU_BARS = {"256m": (1.77, 1000, 2000), "2b": (1.90, 450, 700)}
+CPU_RATIO, CPU_INT8_AIM = 1.5, 2.5
+
+
+class Models:
+    """key -> (reference, Argus, sides), built when a shape's turn comes; a CPU holds one shape at a time."""
+
+    def __init__(self, report: Report, prepared: Callable | None = None):
+        self.args, self.kept = report.args, {}
+        self.prepared = prepared or (lambda key: build(self.args, key))
+
+    def __call__(self, key: str) -> tuple:
+        if key not in self.kept:
+            if torch.device(self.args.device).type == "cpu":
+                self.kept.clear()
+                gc.collect()
+            reference, ours = self.prepared(key)
+            sides = build_decoders(shape_of(self.args, key), reference, ours, getattr(self.args, "compiled", None))
+            self.kept[key] = reference, ours, sides
+        return self.kept[key]
+
+
+def build(args, key: str) -> tuple:
+    """(transformers' model, Argus) of a shape; of Qwen3-VL Argus has the decoder's sizes alone."""
+    shape = shape_of(args, key)
+    reference = build_reference(shape, args.device, getattr(torch, args.dtype), args.reference_attention)
+    return reference, build_same_decoder(reference) if shape.kind == "qwen3_vl" else build_ours(reference, shape)
+
+
+def shipped(sides: dict) -> str | None:
+    """The name of Argus as it ships among the sides."""
+    return next((name for name in (KERNELS, LOOP) if name in sides), None)
+
+
+# --- one cell ---------------------------------------------------------------------------------------------------------
+
+
+def measure(
+    report: Report, cell: str, sides: dict[str, Decoder], prompt, tokens: int, repeats: int, limit: float
+) -> dict:
+    """Tokens a second of the sides, in turn; name -> values of those that ran.
+
+    limit: tokens a second at which the memory would be busy all the time.
+    """
+    device, batch, first, answers = report.args.device, prompt.ids.shape[0], {}, {}
+
+    def run(side, n):
+        return lambda i=0: side.generate(prompt, n).tolist()
+
+    for name, side in sides.items():
+        # N + 1 tokens first: a static cache keeps that length, and its graphs, for the calls with one.
+        ran = report.always(f"{cell}: {name}", side.first_call, prompt, tokens + 1)
+        if ran is not None:
+            first[name], answers[name] = ran
+    runs = {(name, n): run(sides[name], n) for name in first for n in (tokens + 1, 1)}
+    times = in_turn(runs, repeats, device, warmup=0, budget=report.budget)
+    found = {}
+    for name in first:
+        whole, prefill = times[name, tokens + 1], times[name, 1]
+        steps = max(median(whole) - median(prefill), 0.0)
+        speed = batch * tokens / steps * 1000 if steps else None  # None where noise ate the difference
+        found[name] = {
+            "tokens_per_second": speed,
+            "ms_a_step": steps / tokens if speed else None,
+            "of_the_limit": speed / limit if speed else None,
+            "first_call_ms": first[name],
+            "whole": summary(whole),
+            "prefill": summary(prefill),
+            "same_tokens": _agreeing(answers[name], answers.get(EAGER)) if sides[name].same_weights else None,
+        }
+    sizes = {"batch": batch, "context": prompt.ids.shape[1], "new_tokens": tokens, "memory_limit": limit}
+    report.cell(cell, **sizes, **found)
+    return found
+
+
+def _agreeing(answer: list[list[int]], expected: list[list[int]] | None) -> str | None:
+    """How many tokens a row has before it leaves transformers' answer, and of how many; the fewest of all rows."""
+    if expected is None:
+        return None
+    same = (next((i for i, (x, y) in enumerate(zip(a, e)) if x != y), len(e)) for a, e in zip(answer, expected))
+    return f"{min(same)} of {len(expected[0])}"
+
+
+def tabulate(report: Report, title: str, found: dict, limit: float, note: str) -> None:
+    base = found.get(EAGER, {}).get("tokens_per_second")
+    rows = []
+    for name, values in found.items():
+        speed, share = values["tokens_per_second"], values["of_the_limit"]
+        of_the_limit = "-" if share is None else f"{100 * share:.1f}%"
+        times = [shown(values["ms_a_step"], 3), shown(ratio(speed, base), 2), of_the_limit]
+        calls = [shown(values["prefill"]["ms"]), shown(values["first_call_ms"], 0)]
+        rows.append([name, shown(speed), *times, *calls, values["same_tokens"] or "-"])
+    rows.append(["*the memory's limit*", shown(limit), "-", shown(ratio(limit, base), 2), "100%", "-", "-", "-"])
+    header = ["side", "tokens/s", "ms a step", "x transformers", "of the limit", "prefill (ms)", "first call (ms)"]
+    report.table(title, [*header, "same tokens"], rows, note)
+
+
+def speed(
+    report: Report, models: Models, cell: tuple[str, int, int], bandwidth: float, names=None
+) -> tuple[dict, float]:
+    """One (shape, batch, context): (side -> values, the memory's limit).
+
+    names: the sides to measure; by default all but the compiled one, in a shape's first cell with all stages.
+    """
+    key, batch, context = cell
+    args, shape, first = report.args, shape_of(report.args, key), cell[1:] in (GRID[0], TINY_GRID[0])
+    reference, ours, sides = models(key)
+    usual = [name for name in sides if name != COMPILED and (first or name not in (NORM, ROTARY))]
+    chosen = {name: sides[name] for name in names or usual}
+    tokens = 4 if args.tiny else 64 if batch == 1 else 32
+    prompt = make_prompt(shape, reference, ours, [context] * batch)
+    limit = batch * bandwidth / bytes_per_step(reference, batch, context + tokens / 2)
+    name, repeats = _name(cell, names), repeats_of(args, 5 if first else 3, 5 if first else 2)
+    found = measure(report, name, chosen, prompt, tokens, repeats, limit)
+    tiles = 0 if prompt.features is None else len(prompt.features)
+    note = f"{tiles} tiles in the context, {tokens} tokens after the first; read bandwidth {bandwidth / 1e9:,.0f} GB/s."
+    if shape.kind == "qwen3_vl":
+        note += " Argus cannot load this model: its rows are a decoder of the same sizes without q and k norms."
+    tabulate(report, f"{shape.name}: {name.split(': ', 1)[1]}", found, limit, note)
+    return found, limit
+
+
+def _name(cell: tuple[str, int, int], names=None) -> str:
+    key, batch, context = cell
+    return f"{key}: batch {batch}, context {context}{', compiled' if names else ''}"
+
+
+# --- verdicts and plot ------------------------------------------------------------------------------------------------
+
+
+def bars(found: dict, answers: dict[str, dict], again: dict, on_gpu: bool, dtype: str) -> list[Bar]:
+    """The verdicts. found: (key, batch, context) -> sides; answers: decode_answers' cells; again: decode_again's.
+
+    No speed counts for a shape whose answers in this dtype were not compared, or broke the rule.
+    """
+
+    def bar(name, limit, key, unit, note, when, against=True):
+        sides = found.get((key, 1, 880), {})
+        per_second = {side: values["tokens_per_second"] for side, values in sides.items()}
+        value = per_second.get(shipped(sides))
+        value = ratio(value, per_second.get(EAGER)) if against else value
+        if not when or value is None:
+            return Bar(name, limit, None, unit, True, note)
+        compared = [
+            facts["unexplained"] for cell, facts in answers.items() if cell.startswith(f"{key}: answers, {dtype}")
+        ]
+        refused = "answers not compared" if not compared else "answers differ" if any(compared) else ""
+        notes = [note, f"n = {min(values['whole']['n'] for values in sides.values())}", *([refused] if refused else [])]
+        return Bar(name, limit, None if refused else value, unit, True, "; ".join(notes))
+
+    result = []
+    for key, (times, fast, aim) in GPU_BARS.items():
+        run_as = f"{dtype}, batch 1, context 880"
+        result.append(bar(f"GPU, {key}: tokens/s, Argus / transformers", times, key, "x", run_as, on_gpu))
+        result.append(bar(f"GPU, {key}: tokens/s", fast, key, "/s", f"aim: {aim}; {run_as}", on_gpu, against=False))
+    sides = found.get(("256m", 1, 880), {})
+    int8 = ratio(*(sides[name]["tokens_per_second"] for name in (INT8, EAGER))) if INT8 in sides else None
+    note = f"{dtype}; aim: {CPU_INT8_AIM} with int8, which gives {shown(int8, 2)}"
+    when = not on_gpu and dtype == "bfloat16"
+    result.append(bar("CPU, 256m: tokens/s, Argus / transformers", CPU_RATIO, "256m", "x", note, when))
+    return [*result, *decode_answers.bars(answers), decode_again.bar(again)]
+
+
+def draw(report: Report, found: dict, limits: dict) -> None:
+    """Tokens a second of each shape's first cell, and the memory's limit."""
+    rows = []
+    for key in dict.fromkeys(key for key, *_ in found):
+        cell = next(cell for cell in found if cell[0] == key)
+        label, sides = f"{shape_of(report.args, key).name}, batch {cell[1]}", found[cell]
+        base = sides.get(EAGER, {}).get("tokens_per_second")
+        for side, values in sides.items():
+            times = ratio(values["tokens_per_second"], base)
+            shown_as = f"{label}: {side}" + ("" if times is None else f" ({times:.2f}x)")
+            rows.append((shown_as, {"measured": values["tokens_per_second"] or 0.0}))
+        rows.append((f"{label}: the memory's limit", {"limit": limits[cell]}))
+    if rows:
+        unit = "tokens a second, prefill apart"
+        report.plot(lambda axes: stacked_bars(axes, rows, unit), size=(10, 1.6 + 0.32 * len(rows)))
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+def run(report: Report, keys=None, prepared: Callable | None = None) -> dict:
+    """The first cell of each shape, then the answers and the second call, then the other batches and contexts.
+
+    `prepared`: key -> (reference, Argus), where a caller keeps them; it is asked when a shape's turn comes.
+    """
+    args = report.args
+    on_gpu, dtype = torch.device(args.device).type == "cuda", getattr(torch, args.dtype)
+    parts, batches, contexts = (getattr(args, name, None) for name in ("parts", "batches", "contexts"))
+    grid = [
+        cell
+        for cell in (TINY_GRID if args.tiny else GRID if on_gpu else GRID[:CPU_GRID])
+        if (not batches or cell[0] in batches) and (not contexts or cell[1] in contexts)
+    ]
+    keys, models = list(keys or args.shapes), Models(report, prepared)
+    barred = [key for key in keys if key in GPU_BARS and (on_gpu or key == "256m")]
+    found, limits, answers, again = {}, {}, {}, {}
+    bandwidth = read_bandwidth(args.device, 0.05 if args.tiny else 1.0)
+    report.cell("read bandwidth", gb_per_second=round(bandwidth / 1e9, 1))
+
+    def write():
+        words = "Greedy, random weights. A cell is the median of N + 1 new tokens less that of one, over N."
+        report.write("Decoding: tokens a second", f"{words} {args.dtype} on {args.device}, {args.reference_attention}.")
+
+    def cells(keys, sizes, names=None):
+        for cell in [(key, *size) for key in keys for size in sizes if not parts or "speed" in parts]:
+            made = report.attempt(_name(cell, names), speed, report, models, cell, bandwidth, names)
+            if made and names is None:
+                found[cell], limits[cell] = made
+            write()
+
+    def compare(key, dtype, built=None):
+        answers.update(report.attempt(f"{key}: answers", decode_answers.run, report, key, dtype, built) or {})
+
+    cells(barred, grid[:1])
+    if not parts or "answers" in parts:
+        for key in barred:
+            compare(key, dtype, lambda key=key: models(key)[:2])
+        if "256m" in keys:
+            if dtype != torch.float32:
+                compare("256m", torch.float32)
+            if packaged_smollm2() and not args.tiny:
+                for precision in dict.fromkeys((torch.float32, dtype)):
+                    compare(decode_answers.REAL, precision)
+        decode_answers.table(report, answers)
+    if barred and (not parts or "again" in parts):
+        again = report.attempt(f"{barred[0]}: again", decode_again.measure, report, barred[0], *models(barred[0])) or {}
+        write()
+    if on_gpu or getattr(args, "compiled", None):  # it may compile for minutes
+        cells(barred, grid[:1], [EAGER, COMPILED])
+    cells([key for key in keys if key not in barred], grid[:1])
+    cells(keys, grid[1:])
+    report.verdicts(bars(found, answers, again, on_gpu, args.dtype))
+    draw(report, found, limits)
+    write()
+    return found
+
+
+def main(arguments=None) -> int:
+    parser = build_parser(__doc__.splitlines()[0], shapes=None)
+    add = parser.add_argument
+    add("--parts", nargs="+", choices=PARTS, help="measure these alone")
+    add("--batches", nargs="+", type=int, metavar="B", help="of the batch sizes 1, 4 and 16 these alone")
+    add("--contexts", nargs="+", type=int, metavar="T", help="of the contexts 880, 128 and 4096 these alone")
+    add("--compiled", action="store_true", default=None, help="transformers' compiled path on a CPU too")
+    args = parser.parse_args(arguments)
+    on_gpu = torch.device(args.device).type == "cuda"
+    args.shapes = args.shapes or (["256m", "2b", "500m", "qwen3-vl-2b"] if on_gpu else ["256m"])
+    set_up(args)
+    report = Report("decode", args, arguments)
+    run(report)
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
