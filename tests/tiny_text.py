@@ -10,6 +10,7 @@ from functools import cache
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.efficiency import offline_tokenizer as published
 from processing_argus import ArgusImageProcessor, ArgusProcessor, add_location_tokens
 
 KINDS = ("native", "smolvlm", "internvl")
@@ -20,33 +21,19 @@ CORPUS = [
     "What is this? A cat. Where is the dog? The dog is in the grass, 12 of 34. Detect: a red car, a dog.",
     "In this image, we see a house and a tree; can you say what is in the second image?\n\nIt isn't a cat, it's a dog.",
 ]
-QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 SPECIAL_TOKENS = {
+    **published.SPECIAL_TOKENS,
     "native": ["<pad>", "<|im_start|>", "<end_of_utterance>", "<image>", "<image_start>", "<image_end>"],
-    "smolvlm": [
-        *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<end_of_utterance>", "<fake_token_around_image>", "<image>"),
-        *("<global-img>", *(f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7))),
-    ],
-    "internvl": ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"],
 }
 NAMED_TOKENS = {
+    **published.NAMED_TOKENS,
     "native": {"bos_token": "<|im_start|>", "eos_token": "<end_of_utterance>", "pad_token": "<pad>"},
-    "smolvlm": {"bos_token": "<|im_start|>", "eos_token": "<end_of_utterance>", "pad_token": "<|im_end|>"},
-    "internvl": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
 }
-IMAGE_TOKEN = {"native": "<image>", "smolvlm": "<image>", "internvl": "<IMG_CONTEXT>"}
+IMAGE_TOKEN = {**published.IMAGE_TOKEN, "native": "<image>"}
 # The templates of the published SmolVLM2 and InternVL3 (-hf) checkpoints, videos left out. Native: the processor's own.
 CHAT_TEMPLATES = {
     "native": None,
-    "smolvlm": (
-        "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
-        "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
-        "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
-        "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
-        "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-    ),
+    "smolvlm": published.CHAT_TEMPLATES["smolvlm"],
     "internvl": (
         "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}"
         "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -63,7 +50,7 @@ def _tokenizer_json(kind: str) -> str:
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind != "internvl")
     if kind == "internvl":
         tokenizer.normalizer = normalizers.NFC()
-        first = pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated")
+        first = pre_tokenizers.Split(Regex(published.QWEN_SPLIT), "isolated")
     else:
         first = pre_tokenizers.Digits(individual_digits=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([first, byte_level])
