@@ -1,17 +1,33 @@
 """The decoder's kernels: for each its formula and a plain-torch reference, and the one place that chooses among them.
 
-Two families. The first four work on whole sequences, in the modules of text_argus.py, with gradients. The others are one
-decoding step, one token a row: together with an embedding and a choice of token they are all that it launches, five of
-them a layer. `choose` takes the fastest that may run; Triton's and Liger's have the signatures of the functions here.
+Two families. The first four work on whole sequences, in the modules of text_argus.py, with gradients. The others are
+one decoding step, one token a row: together with an embedding and a choice of token they are all that it launches,
+five of them a layer. `choose` takes the fastest that may run; Triton's and Liger's have the signatures of those here.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 
+from .kernels_liger_argus import HAS_LIGER
+from .kernels_liger_argus import add_rms_norm as liger_add_rms_norm
+from .kernels_liger_argus import rms_norm as liger_rms_norm
+from .kernels_liger_argus import rotary as liger_rotary
+from .kernels_liger_argus import swiglu as liger_swiglu
+from .kernels_triton_argus import HAS_TRITON
+from .kernels_triton_argus import add_rms_norm as triton_add_rms_norm
+from .kernels_triton_argus import rms_norm as triton_rms_norm
+from .kernels_triton_argus import rotary as triton_rotary
+from .kernels_triton_argus import swiglu as triton_swiglu
+from .kernels_triton_attention_argus import decode_attention as triton_decode_attention
+from .kernels_triton_decode_argus import linear_add as triton_linear_add
+from .kernels_triton_decode_argus import norm_gate_up as triton_norm_gate_up
+from .kernels_triton_decode_argus import norm_linear as triton_norm_linear
+from .kernels_triton_decode_argus import norm_qkv_rotary as triton_norm_qkv_rotary
 from .quantized_argus import Int8Weight
 
 KERNELS = ("auto", "triton", "liger", "torch")
@@ -71,8 +87,8 @@ def norm_qkv_rotary(x, norm_weight, eps, qkv_weight, qkv_bias, cos, sin, keys, v
     """q, k, v = split(rms_norm(x) W^T + b); q and k turned; k and v written into the cache. Gives q.
 
     Args:
-        x: float[B, D]; norm_weight: float[D]; qkv_weight: float[(Hq + 2 Hkv) d, D], rows q|k|v; qkv_bias: the same rows,
-            or None.
+        x: float[B, D]; norm_weight: float[D]; qkv_weight: float[(Hq + 2 Hkv) d, D], rows q|k|v; qkv_bias: the same
+            rows, or None.
         cos, sin: float[B, d], each row's position, the first half of the sines negative.
         keys, values: float[B, Hkv, C, d], written in place at `slot` int64[1], on the device.
 
@@ -143,16 +159,72 @@ class Kernels:
 
 
 TORCH = Kernels("torch")
+TRITON = Kernels(
+    "triton",
+    rms_norm=triton_rms_norm,
+    add_rms_norm=triton_add_rms_norm,
+    rotary=triton_rotary,
+    swiglu=triton_swiglu,
+    norm_qkv_rotary=triton_norm_qkv_rotary,
+    decode_attention=triton_decode_attention,
+    linear_add=triton_linear_add,
+    norm_gate_up=triton_norm_gate_up,
+    norm_linear=triton_norm_linear,
+)
+# Liger has nothing for one token; a decoding step needs no gradients.
+LIGER = replace(
+    TRITON,
+    name="liger",
+    rms_norm=liger_rms_norm,
+    add_rms_norm=liger_add_rms_norm,
+    rotary=liger_rotary,
+    swiglu=liger_swiglu,
+)
+# torch's own RMSNorm is one kernel on CUDA from 2.8 on, and costs less to launch than one of Triton's.
+HAS_FUSED_RMS_NORM = hasattr(torch.ops.aten, "_fused_rms_norm")
+FASTEST = replace(TRITON, name="auto", rms_norm=rms_norm) if HAS_FUSED_RMS_NORM else replace(TRITON, name="auto")
+
+
+@cache
+def _why_not_triton(device: torch.device) -> str | None:
+    """What keeps Triton's kernels from running on the device; None: nothing does."""
+    if device.type != "cuda":
+        return f"the model is on {device.type!r}, and they need 'cuda'"
+    if not HAS_TRITON:
+        return "triton is not installed"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
+        return "they need a GPU of compute capability 8.0 or newer"
+    return None
 
 
 def choose(kernels: str, device: torch.device, needs_grad: bool) -> Kernels:
     """The one place that chooses: "auto" takes the fastest that may run on the device.
 
+    "auto" is TORCH on a CPU; on CUDA Triton's, or with gradients Liger's where it is installed and TORCH where not.
+    TORCH also while torch.compile traces, whatever was named: it fuses these formulas itself.
+
+    Args:
+        kernels: one of KERNELS, from the text config.
+        needs_grad: whether autograd records; Triton's kernels here have no backward pass.
+
     Raises:
         ValueError: kernels is none of KERNELS, or was named and cannot run here.
     """
+    if kernels == "torch" or torch.compiler.is_compiling():
+        return TORCH
     if kernels not in KERNELS:
         raise ValueError(f"kernels={kernels!r} is not one of {', '.join(map(repr, KERNELS))}")
-    if kernels in ("auto", "torch") or torch.compiler.is_compiling():  # compilers fuse these formulas themselves
-        return TORCH
-    raise ValueError(f"kernels={kernels!r} cannot run on {device.type!r} here: set kernels='auto'")
+    why_not = _why_not_triton(device)  # Liger's kernels are Triton's too
+    if kernels == "auto":
+        if why_not is not None:
+            return TORCH
+        if needs_grad:
+            return LIGER if HAS_LIGER else TORCH
+        return FASTEST
+    if why_not is None and kernels == "liger" and not HAS_LIGER:
+        why_not = "liger-kernel 0.6.3 or newer is not installed"
+    if why_not is None and kernels == "triton" and needs_grad:
+        why_not = "they have no backward pass, and gradients are on (torch.no_grad() turns them off)"
+    if why_not is not None:
+        raise ValueError(f"kernels={kernels!r} cannot run here: {why_not}; kernels='auto' takes what can")
+    return TRITON if kernels == "triton" else LIGER

@@ -15,6 +15,7 @@ try:
 except ImportError:  # torch without a GPU, macOS, Windows
     triton = tl = None
 
+HAS_TRITON = triton is not None
 # Without Triton the kernels stay plain functions that nobody calls: the module imports everywhere.
 jit = (lambda function: function) if triton is None else triton.jit
 

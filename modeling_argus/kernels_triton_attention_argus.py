@@ -1,9 +1,9 @@
 """Triton attention of one decoding step: split-KV flash-decoding with grouped query heads, its length on the device.
 
-A program takes one tile of the keys of one key-value head, for all query heads that share it: the cache is read once and
-nothing is repeated. There is no loop: tiles are programs, those past `slot` return at once, and a second kernel merges
-what the others leave. The grid follows from `span` alone, so a captured graph serves every position. The merge is a
-launch of its own (about 1.5 us) because a counter for "the last program merges" would have to be cleared by another.
+A program takes one tile of the keys of one key-value head, for all query heads that share it: the cache is read once
+and nothing is repeated. There is no loop: tiles are programs, those past `slot` return at once, and a second kernel
+merges what the others leave. The grid follows from `span` alone, so a captured graph serves every position. The merge is
+a launch of its own (about 1.5 us): a counter for "the last program merges" would have to be cleared by another.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def decode_attention(q, keys, values, bias, slot, span: int) -> torch.Tensor:
         GROUP=group,
         D=d,
         SPLITS=splits,
-        IEEE=q.dtype == torch.float32,
+        IEEE=q.dtype == torch.float32 or torch.version.hip is not None,
         BLOCK_T=tile,
         BLOCK_G=max(16, next_power_of_two(group)),
         BLOCK_D=block_d,

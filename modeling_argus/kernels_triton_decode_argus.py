@@ -1,4 +1,4 @@
-"""Triton kernels of one decoding step, B rows of one token each: five products, norms and rotary inside them.
+"""Triton kernels of one decoding step, B rows of one token each: its products, with norms and rotary inside them.
 
 At batch 1 a step reads every weight once and computes next to nothing, so a product is laid out for its reads: `_tile`
 says how. Every program computes the norm again (x is a few KB, out of L2), and nothing goes to memory between norm,
@@ -22,9 +22,9 @@ def _tile(units: int, K: int, x: torch.Tensor, most: int) -> dict:
     """Rows of W (or pairs of rows) of one program, and how many of their columns it reads at once.
 
     The warps of a program stand side by side along K, 16 bytes a lane and row, so x is read and normalised once for all
-    of its rows. Each lane has one read a row in flight, 4 to 6 with x and the norm: at two programs of 8 warps an SM that
-    is 32 KB and more, and 3 TB/s x 0.7 us of latency ask for 16. It is split-K inside a program; over programs it would
-    need a second pass, and the fewest rows of a down-projection in the family, 576, are 288 programs without it.
+    of its rows. Each lane has one read a row in flight, 3 to 6 with x and the norm: at two programs of 8 warps an SM
+    that is 24 KB and more, and 3 TB/s x 0.7 us of latency ask for 16. It is split-K inside a program; over programs it
+    would need a second pass, and the fewest rows of a down-projection in the family, 576, are 288 programs without it.
     """
     rows = most
     while rows > 1 and units < rows * ENOUGH_PROGRAMS:
@@ -119,7 +119,7 @@ def _norm_qkv_rotary_kernel(
     ROWS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """ROWS pairs (j, j + d/2) of one head's rows: rotary turns a pair, so both of its numbers are made in one program."""
+    """ROWS pairs (j, j + d/2) of one head: rotary turns a pair, so both of its numbers are made in one program."""
     CHUNKS: tl.constexpr = (HALF + ROWS - 1) // ROWS
     TURNED: tl.constexpr = QUERY_HEADS + KEY_HEADS
     head = tl.program_id(0) // CHUNKS
@@ -134,9 +134,7 @@ def _norm_qkv_rotary_kernel(
         cos2 = tl.load(cos_ptr + angle + HALF, mask=turned, other=1.0).to(tl.float32)
         sin1 = tl.load(sin_ptr + angle, mask=turned, other=0.0).to(tl.float32)
         sin2 = tl.load(sin_ptr + angle + HALF, mask=turned, other=0.0).to(tl.float32)
-        a, c = _dot_rows(
-            x_ptr + b * K, norm_ptr, w_ptr, first, first + HALF, mask, eps, K, True, True, ROWS, BLOCK_K
-        )
+        a, c = _dot_rows(x_ptr + b * K, norm_ptr, w_ptr, first, first + HALF, mask, eps, K, True, True, ROWS, BLOCK_K)
         if BIAS:
             a += tl.load(bias_ptr + first, mask=mask, other=0.0).to(tl.float32)
             c += tl.load(bias_ptr + first + HALF, mask=mask, other=0.0).to(tl.float32)
@@ -172,7 +170,7 @@ def _rotary_cache_kernel(
     HALF: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One head of one row of q|k|v: turned, and to where it belongs. What is left of the kernel above at large batches."""
+    """One head of one row of q|k|v: turned, and to where it belongs. What large batches keep of the kernel above."""
     TURNED: tl.constexpr = QUERY_HEADS + KEY_HEADS
     b, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     j = tl.arange(0, BLOCK)
