@@ -31,7 +31,7 @@ from .quantization_layer import (
 ROWS, TINY_ROWS = (1, 4, 16, 880), (1, 4, 80)
 CONTEXT = 880
 PAPER = 499.08 / 533.28  # Section 3.1: tokens/s of FP8 by those of bf16, SmolVLM-256M on an H100
-PLAIN, LAYER, STEP, FIVE = "bf16", "whole layer", "whole step", "bf16, five kernels a layer"
+PLAIN, LAYER, STEP, FIVE = "bf16", "whole layer", "whole step", "bf16, the decoding loop's kernels"
 GROUPS = ("add + norm", "quantise", "qkv", "rotary + cache", "attention", "o", "gate-up", "SiLU", "down")
 
 
@@ -180,7 +180,7 @@ def finding(cells: list[dict], on_gpu: bool) -> str:
             verdict = f"; {verdict}"
             if FIVE in sides:
                 own = plain["step ms"] / sides[FIVE]["step ms"]
-                verdict += f" (bf16 by the decoding loop's five kernels a layer gives {own:.2f}x the tokens/s)"
+                verdict += f" (bf16 by the decoding loop's own kernels gives {own:.2f}x the tokens/s)"
         spent = f" {cost:+.2f} us spent on quantising activations," if on_gpu else ""
         said.append(
             f"- {cell['shape']}, batch 1: `{name}` against bf16: {gained:+.2f} us a layer gained in products,{spent} "
