@@ -37,6 +37,8 @@ def why_not(
         return "generate() was not entered by the model's own method"
     if running.fast_decode is False:
         return "fast_decode=False"
+    if settings.output_attentions or settings.output_hidden_states:
+        return "attentions or hidden states are asked for"
     if unknown := sorted(inputs - SERVED_INPUTS):
         return f"inputs {unknown}"
     if running.has_own_cache:
@@ -46,8 +48,6 @@ def why_not(
         return f"up to {longest} tokens, which dynamic rotary scaling treats differently from {trained} on"
     if settings.cache_implementation is not None or not model_kwargs.get("use_cache", True):
         return f"cache_implementation={settings.cache_implementation!r}, use_cache={settings.use_cache}"
-    if settings.output_attentions or settings.output_hidden_states:
-        return "attentions or hidden states are asked for"
     if synced_gpus or running.assists or getattr(settings, "prefill_chunk_size", None):
         return "synced_gpus, an assistant, or a prompt read in chunks"
     mask = model_kwargs.get("attention_mask")

@@ -236,8 +236,13 @@ def test_masks_with_holes(model, served):
 def test_streamers(model, served, late_or_not, ends):
     inputs = tiny_inputs(model, (2,))
     options = {"eos_token_id": int(greedy(model, inputs)[0, 4]), "pad_token_id": 0} if ends else {}
-    streamers = [Streamed(), Streamed()]
-    ours, theirs = both(model, inputs, lambda left=iter(streamers): {"streamer": next(left)}, **options)
+    streamers = []
+
+    def make():
+        streamers.append(Streamed())
+        return {"streamer": streamers[-1]}
+
+    ours, theirs = both(model, inputs, make, **options)
     assert len(served) == 1 and torch.equal(ours, theirs)
     mine, other = streamers
     assert mine.ended == other.ended == 1

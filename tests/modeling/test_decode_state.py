@@ -1,0 +1,182 @@
+"""The decoding step can be captured: it takes nothing, reads nothing, and does the same at every position. What it
+launches is counted, and graphs are followed with a stand-in that replays by calling."""
+
+import pytest
+import torch
+from test_decode_loop import NEW, both, states
+from tiny import tiny_inputs, tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from modeling_argus import decode_state_argus
+from modeling_argus.decode_state_argus import DecodeState, DecodeWeights
+from modeling_argus.kernels_argus import TORCH
+
+
+class Ops(TorchDispatchMode):
+    """Lists (operator, shapes, addresses of what is no intermediate result)."""
+
+    def __init__(self, static=()):
+        self.static, self.ops = {each.data_ptr() for each in static}, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        def shown(each):
+            if isinstance(each, torch.Tensor):
+                address = each.data_ptr() if each.data_ptr() in self.static else None
+                return (tuple(each.shape), tuple(each.stride()), each.dtype, address)
+            if isinstance(each, (list, tuple)):
+                return tuple(map(shown, each))
+            return each if not isinstance(each, float) else round(each, 9)
+
+        self.ops.append((str(function), shown(args), shown(tuple((kwargs or {}).values()))))
+        return function(*args, **(kwargs or {}))
+
+    def computing(self):
+        """Names of the operators that compute or copy: on a GPU, one launch each or more."""
+        views = ("view", "slice", "select", "transpose", "expand", "unsqueeze", "split", "detach", "alias", "t.default",
+                 "empty", "squeeze", "unbind", "permute", "reshape", "as_strided")  # fmt: skip
+        return [name for name, *_ in self.ops if not any(name.split("aten.")[-1].startswith(view) for view in views)]
+
+
+@pytest.fixture
+def as_graph(monkeypatch):
+    """Steps are captured by a stand-in for CUDA's: it lists the captures, and replays by calling."""
+    captured = []
+
+    def capture(step):
+        captured.append(step)
+        return step
+
+    monkeypatch.setattr(decode_state_argus, "uses_graph", lambda device: True)
+    monkeypatch.setattr(decode_state_argus, "capture", capture)
+    return captured
+
+
+def begun(model, rows=2, length=5):
+    state = DecodeState(model, rows, 64)
+    state.bind(DecodeWeights.of(model), TORCH)
+    state.begin(length, None, None, torch.tensor([2]), torch.tensor(0))
+    return state
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_step_does_the_same_at_two_positions(model, as_graph, rows):
+    state = begun(model, rows)
+    static = [each for each in vars(state).values() if isinstance(each, torch.Tensor)]
+    traces = []
+    for steps in (1, 23):
+        for _ in range(steps - 1):
+            state.step(chooses=True)
+        with Ops([*static, *state.weights.tensors()]) as trace:
+            state.forward_and_choose()
+        state.length += 1
+        traces.append(trace.ops)
+    assert traces[0] == traces[1] and len(traces[0]) > 50
+    assert int(state.slot) == state.length - 1
+    forbidden = ("local_scalar_dense", "nonzero", "masked_select", "unique", "equal.default", "lift_fresh")
+    assert not [name for name, *_ in traces[0] if any(each in name for each in forbidden)]
+
+
+# What a step launches on a CPU, by rows: a layer's norms, products, rotation, cache writes, attention, sums; then the
+# embedding, the rotary rows, the head and the choice. transformers' loop is counted beside it.
+PER_LAYER, BESIDES = 27, 24
+
+
+@torch.no_grad()
+def test_operators_of_a_step_are_counted(siglip_llama, record_ops):
+    few, many = (tiny_model(text_config={"num_hidden_layers": layers}) for layers in (2, 6))
+    counts = []
+    for model in (few, many):
+        state = begun(model, rows=1)
+        state.length += 1
+        with Ops() as ops:
+            state.forward_and_choose()
+        counts.append(ops.computing())
+    per_layer = (len(counts[1]) - len(counts[0])) / 4
+    besides = len(counts[0]) - 2 * per_layer
+    with Ops() as ops:
+        siglip_llama.generate(**tiny_inputs(siglip_llama, (1,)), max_new_tokens=2, fast_decode=False)
+    with Ops() as longer:
+        siglip_llama.generate(**tiny_inputs(siglip_llama, (1,)), max_new_tokens=3, fast_decode=False)
+    record_ops(per_layer, besides, len(longer.computing()) - len(ops.computing()))
+    assert per_layer <= PER_LAYER and besides <= BESIDES
+    names = " ".join(counts[1])
+    for absent in ("repeat_interleave", "aten.cat", "triu", "masked_fill", "cos", "sin", "aten.where.self_mask"):
+        assert absent not in names, absent
+
+
+@pytest.fixture
+def record_ops(capsys):
+    def show(per_layer, besides, theirs):
+        with capsys.disabled():
+            print(f"\n{per_layer:g} operators a layer and {besides:g} besides; a step of generate() of transformers "
+                  f"over 3 layers: {theirs}")  # fmt: skip
+
+    return show
+
+
+def test_a_second_call_captures_nothing(as_graph):
+    model = tiny_model()
+    ours, theirs = both(model, tiny_inputs(model, (2,)))
+    assert torch.equal(ours, theirs) and len(as_graph) == 1
+    for inputs in (tiny_inputs(model, (3,), seed=2), tiny_inputs(model, (1,), text_length=11, seed=3)):
+        ours, theirs = both(model, inputs, max_new_tokens=2 * NEW)
+        assert torch.equal(ours, theirs)
+    assert len(as_graph) == 1 and len(states(model)) == 1
+    for options in ({"temperature": 0.5}, {"temperature": 0.9, "top_k": 5}, {"top_p": 0.5}):
+        ours, theirs = both(model, tiny_inputs(model, (2,)), do_sample=True, **options)
+        assert torch.equal(ours, theirs)
+    assert len(as_graph) == 2  # one step chooses itself, the other leaves it to processors and samplers
+    model.generate(**tiny_inputs(model, (2, 1)), max_new_tokens=NEW)
+    assert len(as_graph) == 3  # other rows, other buffers
+
+
+def test_a_new_bucket_is_captured_once(as_graph, monkeypatch):
+    monkeypatch.setattr(decode_state_argus, "BUCKET", 32)
+    model = tiny_model()
+    for length, captures in ((20, 1), (24, 1), (50, 2), (64, 2), (20, 2)):
+        ours, theirs = both(model, tiny_inputs(model, (2,)), max_new_tokens=None, max_length=length)
+        assert torch.equal(ours, theirs)
+        assert len(as_graph) == captures, length
+    assert [state.capacity for state in states(model)] == [64]
+
+
+def test_buffers_that_grow_are_captured_anew(as_graph, monkeypatch):
+    monkeypatch.setattr(decode_state_argus, "BUCKET", 16)
+    monkeypatch.setattr(decode_state_argus, "_AHEAD", 1)
+    model = tiny_model()
+    ours, theirs = both(model, tiny_inputs(model, (2, 1)), max_new_tokens=100)
+    assert torch.equal(ours, theirs)
+    (state,) = states(model)
+    assert state.capacity == 128 and len(as_graph) == 4
+
+
+def test_other_weights_are_captured_anew(as_graph):
+    model = tiny_model()
+    inputs = tiny_inputs(model, (2,))
+    model.generate(**inputs, max_new_tokens=NEW)
+    layer = model.model.text_model.layers[0]
+    with torch.no_grad():
+        layer.mlp.down_proj.weight.mul_(2)  # in place: the graph reads it
+    ours, theirs = both(model, inputs)
+    assert torch.equal(ours, theirs) and len(as_graph) == 1
+    layer.mlp.down_proj.weight = torch.nn.Parameter(layer.mlp.down_proj.weight.detach() * 2)
+    ours, theirs = both(model, inputs)
+    assert torch.equal(ours, theirs) and len(as_graph) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: graphs are captured there alone")
+@pytest.mark.parametrize("kernels", ["torch", "auto"])
+@pytest.mark.parametrize("tiles", [(2,), (2, 1)])
+def test_graphs_on_a_gpu(model, kernels, tiles):
+    import copy
+
+    model = copy.deepcopy(model).cuda()
+    model.config.kernels = kernels
+    inputs = {name: value.cuda() for name, value in tiny_inputs(model, tiles).items()}
+    for options in ({}, {"do_sample": True, "top_k": 5}, {"num_return_sequences": 2, "do_sample": True}):
+        for _ in range(2):
+            ours, theirs = both(model, inputs, **options)
+            assert torch.equal(ours, theirs)
+    assert all(state.graphs for state in states(model))
