@@ -28,6 +28,10 @@ from .decode_state_argus import DecodeState  # noqa: F401
 from .encoded_argus import EncodedImage, EncodedImages
 from .generation_argus import ArgusGenerationMixin
 from .kernels_argus import choose  # noqa: F401
+from .kernels_liger_argus import HAS_LIGER  # noqa: F401
+from .kernels_triton_argus import HAS_TRITON  # noqa: F401
+from .kernels_triton_attention_argus import decode_attention  # noqa: F401
+from .kernels_triton_decode_argus import linear_add  # noqa: F401
 from .prefix_argus import ArgusEncodingMixin
 from .quantized_argus import decode_weight  # noqa: F401
 from .tasks_argus import ArgusTasksMixin
