@@ -34,7 +34,7 @@ from .decode_sides import (
 from .measuring import Bar, in_turn, median, ratio, shown, summary
 from .models import build_ours, build_reference, build_same_decoder, packaged_smollm2
 
-PARTS = ("speed", "answers", "again")
+PARTS = ("speed", "answers", "fp32-answers", "real-answers", "again")
 # (batch, context), the most telling first; a CPU stops after CPU_GRID of them.
 GRID = ((1, 880), (4, 880), (16, 880), (1, 128), (1, 4096), (4, 128), (16, 128), (4, 4096), (16, 4096))
 TINY_GRID = ((1, 60), (2, 24))
@@ -242,12 +242,15 @@ def run(report: Report, keys=None, prepared: Callable | None = None) -> dict:
     bandwidth = read_bandwidth(args.device, 0.05 if args.tiny else 1.0)
     report.cell("read bandwidth", gb_per_second=round(bandwidth / 1e9, 1))
 
+    def wanted(part):
+        return not parts or part in parts
+
     def write():
         words = "Greedy, random weights. A cell is the median of N + 1 new tokens less that of one, over N."
         report.write("Decoding: tokens a second", f"{words} {args.dtype} on {args.device}, {args.reference_attention}.")
 
     def cells(keys, sizes, names=None):
-        for cell in [(key, *size) for key in keys for size in sizes if not parts or "speed" in parts]:
+        for cell in [(key, *size) for key in keys for size in sizes if wanted("speed")]:
             made = report.attempt(_name(cell, names), speed, report, models, cell, bandwidth, names)
             if made and names is None:
                 found[cell], limits[cell] = made
@@ -257,17 +260,16 @@ def run(report: Report, keys=None, prepared: Callable | None = None) -> dict:
         answers.update(report.attempt(f"{key}: answers", decode_answers.run, report, key, dtype, built) or {})
 
     cells(barred, grid[:1])
-    if not parts or "answers" in parts:
-        for key in barred:
-            compare(key, dtype, lambda key=key: models(key)[:2])
-        if "256m" in keys:
-            if dtype != torch.float32:
-                compare("256m", torch.float32)
-            if packaged_smollm2() and not args.tiny:
-                for precision in dict.fromkeys((torch.float32, dtype)):
-                    compare(decode_answers.REAL, precision)
+    for key in barred if wanted("answers") else ():
+        compare(key, dtype, lambda key=key: models(key)[:2])
+    if "256m" in keys and wanted("fp32-answers") and dtype != torch.float32:
+        compare("256m", torch.float32)
+    if "256m" in keys and wanted("real-answers") and packaged_smollm2() and not args.tiny:
+        for precision in dict.fromkeys((torch.float32, dtype)):
+            compare(decode_answers.REAL, precision)
+    if answers:
         decode_answers.table(report, answers)
-    if barred and (not parts or "again" in parts):
+    if barred and wanted("again"):
         again = report.attempt(f"{barred[0]}: again", decode_again.measure, report, barred[0], *models(barred[0])) or {}
         write()
     if on_gpu or getattr(args, "compiled", None):  # it may compile for minutes
