@@ -91,10 +91,11 @@ def why_model_not(model, device: torch.device) -> str | None:
 
 def _wrapped(module: nn.Module) -> str | None:
     """What somebody has put around a module, or None."""
-    if hasattr(module, "_hf_hook") or "forward" in module.__dict__ or module._compiled_call_impl is not None:
+    own = vars(module)
+    if "_hf_hook" in own or "forward" in own or own.get("_compiled_call_impl") is not None:
         return "a forward that is replaced or compiled"
     for name in _HOOKS:
-        for hook in getattr(module, name).values():
+        for hook in own[name].values():
             # transformers 5 leaves hooks of its own behind after one call that asked for attentions.
             if not getattr(hook, "__module__", "").startswith("transformers."):
                 return f"a hook {getattr(hook, '__qualname__', hook)}"

@@ -25,7 +25,7 @@ _AHEAD = 1024  # tokens that room is made for at once; a longer answer makes the
 _MAX_FREE = 2  # states that a model keeps for later calls
 MAX_EOS = 16  # ids that end an answer; more of them are looked at outside of the step
 _POOL: "weakref.WeakKeyDictionary[nn.Module, list[DecodeState]]" = weakref.WeakKeyDictionary()
-_POOL_LOCK = threading.Lock()
+_POOL_LOCK, _CAPTURE_LOCK = threading.Lock(), threading.Lock()
 
 
 def uses_graph(device: torch.device) -> bool:
@@ -36,7 +36,7 @@ def uses_graph(device: torch.device) -> bool:
 def capture(step: Callable[[], None]) -> Callable[[], None]:
     """A CUDA graph's replay of one step; nothing is computed yet. Other threads may go on using the device."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with _CAPTURE_LOCK, torch.cuda.graph(graph, capture_error_mode="thread_local"):  # all captures share a stream
         step()
     return graph.replay
 
@@ -124,8 +124,10 @@ class DecodeState:
         heads, d = config.num_key_value_heads, config.head_dim
         new = {"dtype": self.dtype, "device": self.device}
         with torch.inference_mode(False), torch.no_grad():
-            keys = torch.zeros(config.num_hidden_layers, rows, heads, capacity, d, **new)
-            values = torch.zeros_like(keys)
+            # Where attention looks at what is written alone, pages that nothing is written to cost nothing.
+            empty = torch.zeros if self._looks_at_all else torch.empty
+            keys = empty(config.num_hidden_layers, rows, heads, capacity, d, **new)
+            values = empty(config.num_hidden_layers, rows, heads, capacity, d, **new)
             bias = torch.full((rows, capacity), -torch.inf, **new)
             ids = torch.zeros(rows, capacity + 1, dtype=torch.int64, device=self.device)
             if held:
