@@ -2,8 +2,8 @@
 
 A program takes one tile of the keys of one key-value head, for all query heads that share it: the cache is read once
 and nothing is repeated. There is no loop: tiles are programs, those past `slot` return at once, and a second kernel
-merges what the others leave. The grid follows from `span` alone, so a captured graph serves every position. The merge is
-a launch of its own (about 1.5 us): a counter for "the last program merges" would have to be cleared by another.
+merges what the others leave. The grid follows from `span` alone, so a captured graph serves every position. The merge
+is a launch of its own (about 1.5 us): a counter for "the last program merges" would have to be cleared by another.
 """
 
 from __future__ import annotations

@@ -7,6 +7,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # Triton's kernels are interpreted then; it asks when they are defined, below
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from tiny import SHAPES, tiny_model
 
 torch.set_num_threads(2)
