@@ -18,6 +18,7 @@ from .measuring import Bar
 from .models import build_ours, build_reference, build_smollm2, packaged_smollm2
 
 NEAR_TIE = 1e-4  # of two logits in fp32
+INDEPENDENT = "rms; two paths that round independently and equally well are 1.41 apart"
 TOKENS = {"256m": 256, "2b": 64}
 CONTEXTS = {"batch 1": [880], "padded batch": [300, 240, 150]}
 TINY_CONTEXTS = {"batch 1": [60], "padded batch": [40, 30, 24]}
@@ -87,6 +88,7 @@ def in_fp32(theirs: Decoder, ours: Decoder, prompt: Prompt, tokens: int) -> dict
     return {
         "rows": len(expected),
         "tokens": tokens,
+        "distinct tokens": len(expected.unique()),
         "near ties": int((top[..., 0] - top[..., 1] < NEAR_TIE).sum()),
         "divergences": [vars(d) for d in found],
         "unexplained": sum(d.gap >= NEAR_TIE for d in found),
@@ -103,6 +105,7 @@ def in_16_bits(theirs: Decoder, ours: Decoder, prompt: Prompt, tokens: int) -> d
     return {
         "rows": len(expected),
         "tokens": tokens,
+        "distinct tokens": len(expected.unique()),
         "divergences": [vars(d) for d in found],
         "unexplained": sum(not d.gap <= paths["largest"] for d in found),
         "paths apart": paths,
@@ -156,7 +159,7 @@ def _prompts(report: Report, key: str, dtype, built) -> tuple[dict[str, Prompt],
 
 
 def bars(found: dict[str, dict]) -> list[Bar]:
-    """Unexplained divergences in fp32 and in 16 bits, and the paths' difference as a share of what 16 bits cost."""
+    """Unexplained divergences in fp32 and in 16 bits; the paths' difference, and Argus' error, by what 16 bits cost."""
     exact = [facts for facts in found.values() if "near ties" in facts]
     rounded = [facts for facts in found.values() if "paths apart" in facts]
 
@@ -166,15 +169,14 @@ def bars(found: dict[str, dict]) -> list[Bar]:
     def note(some):
         return f"{sum(facts['rows'] * facts['tokens'] for facts in some)} tokens" if some else ""
 
-    worst, tail = None, ""
-    if rounded:
-        worst = max(facts["paths apart"]["rms"] / facts["transformers off fp32"]["rms"] for facts in rounded)
-        own = max(facts["Argus off fp32"]["rms"] / facts["transformers off fp32"]["rms"] for facts in rounded)
-        tail = f"root mean squares; Argus' own distance from fp32 is {own:.2f} of transformers'"
+    def worst(name):
+        return max((f[name]["rms"] / f["transformers off fp32"]["rms"] for f in rounded), default=None)
+
     return [
         Bar("greedy tokens, fp32: divergences at gaps of 1e-4 or more", 0, unexplained(exact), "", note=note(exact)),
         Bar("greedy tokens, 16 bits: unexplained divergences", 0, unexplained(rounded), "", note=note(rounded)),
-        Bar("logits, 16 bits: paths apart / transformers off its fp32", 1, worst, "x", note=tail),
+        Bar("16-bit logits: paths apart / transformers off its fp32", 1, worst("paths apart"), note=INDEPENDENT),
+        Bar("16-bit logits: Argus off that fp32 / transformers off it", 1, worst("Argus off fp32"), note="rms"),
     ]
 
 
@@ -188,11 +190,21 @@ def table(report: Report, found: dict[str, dict]) -> None:
     for cell, facts in found.items():
         where = "; ".join(f"row {d['row']} at {d['at']}, gap {d['gap']:.2g}" for d in facts["divergences"])
         apart = (shown(facts.get(name)) for name in ("paths apart", "transformers off fp32", "Argus off fp32"))
-        rows.append([cell, facts["rows"], facts["tokens"], where or "none", facts["unexplained"], *apart])
+        rows.append(
+            [
+                cell,
+                facts["rows"],
+                facts["tokens"],
+                facts["distinct tokens"],
+                where or "none",
+                facts["unexplained"],
+                *apart,
+            ]
+        )
     names = ("paths apart", "transformers off its fp32", "Argus off the same")
     report.table(
         "Greedy answers: Argus' loop against transformers'",
-        ["answer", "rows", "tokens", "divergences", "unexplained", *names],
+        ["answer", "rows", "tokens", "distinct", "divergences", "unexplained", *names],
         rows,
         "A divergence ends its row's comparison; its gap is how much lower transformers' logit of Argus' token was. It "
         "is explained in fp32 by a gap below 1e-4, in 16 bits by one no larger than the paths' logits differ on "

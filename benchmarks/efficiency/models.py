@@ -60,12 +60,14 @@ def build_reference(shape: Shape, device="cpu", dtype=torch.bfloat16, attention:
 
 @torch.no_grad()
 def _draw(model, seed: int = 0) -> None:
-    """Matrices of such weights that activations stay of order one; vectors stay as they are."""
+    """Matrices of such weights that activations stay of order one; vectors within a tenth of what they were."""
     generator = torch.Generator(model.device).manual_seed(seed)
     for parameter in dict.fromkeys(model.parameters()):
         if parameter.dim() > 1:
             bound = (3 / parameter[0].numel()) ** 0.5
             parameter.uniform_(-bound, bound, generator=generator)
+        else:  # a norm that is all ones would hide how its weights are rounded
+            parameter.mul_(torch.empty_like(parameter).uniform_(0.9, 1.1, generator=generator))
 
 
 def _never_stop(model, pad_token_id):
