@@ -7,6 +7,8 @@ first call and could not run while a graph is captured. float64 has no kernels h
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 try:
@@ -18,6 +20,17 @@ except ImportError:  # torch without a GPU, macOS, Windows
 HAS_TRITON = triton is not None
 # Without Triton the kernels stay plain functions that nobody calls: the module imports everywhere.
 jit = (lambda function: function) if triton is None else triton.jit
+
+
+def on_its_device(function):
+    """The function, run on the device of its first argument: Triton launches on the current one otherwise."""
+
+    @functools.wraps(function)
+    def run(x, *args, **kwargs):
+        with torch.cuda.device_of(x):
+            return function(x, *args, **kwargs)
+
+    return run
 
 
 def next_power_of_two(n: int) -> int:
@@ -65,6 +78,7 @@ def _norm_warps(block: int) -> int:
     return min(max(block // 256, 1), 8)
 
 
+@on_its_device
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """weight * x / sqrt(mean(x^2) + eps) over float[..., D], the mean in fp32; a program a row."""
     x = x.contiguous()
@@ -78,6 +92,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return out
 
 
+@on_its_device
 def add_rms_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple:
     """(s, rms_norm(s)) with s = residual + x, both float[..., D]; s goes to memory once and is not read back."""
     x, residual = x.contiguous(), residual.contiguous()
@@ -133,6 +148,7 @@ def _rotary_kernel(
     tl.store(to + HALF, (second * cos2 + first * sin2).to(out_ptr.dtype.element_ty), mask=mask)
 
 
+@on_its_device
 def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """x cos + (x2, x1) sin over float[B, H, T, D], halves (x1, x2); the first half of `sin` is negative already.
 
@@ -185,6 +201,7 @@ def _swiglu_kernel(x_ptr, out_ptr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(out_ptr + row * WIDTH + columns, out.to(out_ptr.dtype.element_ty), mask=mask)
 
 
+@on_its_device
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up over float[..., 2 I], gate before up -> float[..., I]; silu is not rounded in between."""
     gate_up = gate_up.contiguous()

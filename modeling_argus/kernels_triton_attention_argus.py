@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from .kernels_triton_argus import cdiv, jit, next_power_of_two, tl
+from .kernels_triton_argus import cdiv, jit, next_power_of_two, on_its_device, tl
 
 
 @jit
@@ -128,6 +128,7 @@ def _tile_size(batch: int, key_heads: int, span: int) -> int:
     return 64 if batch * key_heads * cdiv(span, 64) >= 132 else 32
 
 
+@on_its_device
 def decode_attention(q, keys, values, bias, slot, span: int) -> torch.Tensor:
     """softmax(q k^T / sqrt(d) + bias) v over the keys 0..slot, each key-value head read once for its query heads.
 

@@ -8,6 +8,7 @@ from modeling_argus import kernels_argus as reference
 
 pytest.importorskip("triton")
 from modeling_argus import kernels_triton_decode_argus as kernels
+from modeling_argus import kernels_triton_qkv_argus as qkv_kernels
 
 EPS = 1e-5
 BATCHES = (1, 3, kernels.MAX_ROWS + 2)
@@ -46,7 +47,7 @@ def test_norm_qkv_rotary(dtype, batch, width, query_heads, key_heads, size, bias
 
     args = double(x, norm, weight, added, cos, sin, keys, values)
     expected = reference.norm_qkv_rotary(args[0], args[1], EPS, *args[2:], slot.cpu())
-    q = kernels.norm_qkv_rotary(x, norm, EPS, weight, added, cos, sin, keys, values, slot)
+    q = qkv_kernels.norm_qkv_rotary(x, norm, EPS, weight, added, cos, sin, keys, values, slot)
     assert q.shape == (batch, query_heads, size)
     for actual, wanted in ((q, expected), (keys, args[6]), (values, args[7])):  # every other slot is as it was
         check(actual, wanted, dtype, **_tolerance(batch, dtype))
@@ -81,8 +82,8 @@ def test_norm_gate_up(dtype, batch, inputs, width):
 def test_rows_longer_than_a_tile_and_more_rows_than_programs():
     """A tile ends inside K, K spans several tiles, and rows are few or many enough for another tile."""
     torch.manual_seed(0)
-    assert kernels._tile(49280, 576, torch.empty(1, dtype=torch.bfloat16), 4)["ROWS"] == 4
-    assert kernels._tile(576, 1536, torch.empty(1, dtype=torch.bfloat16), 4)["ROWS"] == 2
+    assert kernels.tile_of(49280, 576, torch.empty(1, dtype=torch.bfloat16), 4)["ROWS"] == 4
+    assert kernels.tile_of(576, 1536, torch.empty(1, dtype=torch.bfloat16), 4)["ROWS"] == 2
     for inputs, outputs in ((2 * 1024 + 5, 3), (20, 481)):
         x, weight = random(1, inputs), random(outputs, inputs, scale=inputs**-0.5)
         residual = random(1, outputs)
