@@ -1,13 +1,18 @@
 """The decoding step can be captured: it takes nothing, reads nothing, and does the same at every position. What it
 launches is counted, and graphs are followed with a stand-in that replays by calling."""
 
+import copy
+
 import pytest
 import torch
 from test_decode_loop import NEW, both, states
-from tiny import tiny_inputs, tiny_model
+from tiny import SHAPES, tiny_config, tiny_inputs, tiny_model
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_argus import decode_state_argus
+import modeling_argus.modeling_argus
+from modeling_argus import ArgusForConditionalGeneration, decode_state_argus, text_argus, vision_argus
+from modeling_argus.decode_loop_argus import _Prompt
 from modeling_argus.decode_state_argus import DecodeState, DecodeWeights
 from modeling_argus.kernels_argus import TORCH
 
@@ -165,13 +170,41 @@ def test_other_weights_are_captured_anew(as_graph):
     assert torch.equal(ours, theirs) and len(as_graph) == 2
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_on_a_gpu_nothing_meets_the_cpu(monkeypatch, shape):
+    """Prompt and steps over tensors that have a CUDA device and no values: another device, or a read, would raise."""
+    for module in (decode_state_argus, text_argus):
+        monkeypatch.setattr(module, "choose", lambda *args, **kwargs: TORCH)
+    for module in (modeling_argus.modeling_argus, vision_argus):
+        monkeypatch.setattr(module, "require", lambda *args: None)
+    monkeypatch.setattr(decode_state_argus, "decode_weight", lambda linear: linear.weight.detach())
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            model = ArgusForConditionalGeneration(tiny_config(shape)).eval()
+            ids, side = torch.zeros(2, 14, dtype=torch.int64), model.config.vision_config.image_size
+            images = {"pixel_values": torch.zeros(3, 3, side, side, dtype=torch.uint8)}
+            eos, pad = torch.zeros(2, dtype=torch.int64), torch.zeros((), dtype=torch.int64)
+        state = DecodeState(model, 2, 64)
+        state.bind(DecodeWeights.of(model), TORCH)
+        for mask, is_padded in ((None, None), (torch.ones_like(ids), True), (torch.ones_like(ids), False)):
+            prompt = _Prompt(model, ids, {"attention_mask": mask, **images}, is_padded)
+            state.logits.copy_(prompt.read_into(state, eos, pad))
+            state.choose()
+            for _ in range(2):
+                state.forward_and_choose()
+            with pytest.raises(Exception, match=r"DataDependent|data-dependent|_local_scalar_dense"):
+                bool(state.ended)
+        with pytest.raises(RuntimeError, match="device"):
+            state.token + torch.zeros(2, dtype=torch.int64)
+        assert {each.device.type for each in vars(state).values() if isinstance(each, torch.Tensor)} == {"cuda"}
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: graphs are captured there alone")
 @pytest.mark.parametrize("kernels", ["torch", "auto"])
 @pytest.mark.parametrize("tiles", [(2,), (2, 1)])
 def test_graphs_on_a_gpu(model, kernels, tiles):
-    import copy
-
     model = copy.deepcopy(model).cuda()
     model.config.kernels = kernels
     inputs = {name: value.cuda() for name, value in tiny_inputs(model, tiles).items()}
