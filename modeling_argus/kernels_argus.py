@@ -27,7 +27,7 @@ from .kernels_triton_attention_argus import decode_attention as triton_decode_at
 from .kernels_triton_decode_argus import linear_add as triton_linear_add
 from .kernels_triton_decode_argus import norm_gate_up as triton_norm_gate_up
 from .kernels_triton_decode_argus import norm_linear as triton_norm_linear
-from .kernels_triton_qkv_argus import norm_qkv_rotary as triton_norm_qkv_rotary
+from .kernels_triton_decode_argus import norm_qkv_rotary as triton_norm_qkv_rotary
 from .quantized_argus import Int8Weight
 
 KERNELS = ("auto", "triton", "liger", "torch")

@@ -1,4 +1,4 @@
-"""Triton kernels over whole sequences: RMSNorm, add + RMSNorm, rotary and SwiGLU, one launch each. No backward passes.
+"""Triton kernels over whole sequences, one launch each: RMSNorm, add + RMSNorm, rotary, SwiGLU. No backward passes.
 
 Signatures and formulas are kernels_argus.py's. All are bound by memory: each value is read once and written once, in
 wide loads, and everything between is fp32. Block sizes follow from shapes by a rule: tuning at run time would delay the
@@ -184,6 +184,78 @@ def rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
             num_warps=2,
         )
     return out
+
+
+@jit
+def _rotary_cache_kernel(
+    qkv_ptr,
+    cos_ptr,
+    sin_ptr,
+    q_ptr,
+    keys_ptr,
+    values_ptr,
+    slot_ptr,
+    keys_batch,
+    keys_head,
+    keys_slot,
+    values_batch,
+    values_head,
+    values_slot,
+    QUERY_HEADS: tl.constexpr,
+    KEY_HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One head of one row of q|k|v: turned, and to where it belongs. What large batches keep of norm_qkv_rotary."""
+    TURNED: tl.constexpr = QUERY_HEADS + KEY_HEADS
+    b, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    j = tl.arange(0, BLOCK)
+    mask = j < HALF
+    first = head * (2 * HALF) + j
+    turned = mask & (first < TURNED * 2 * HALF)
+    slot = tl.load(slot_ptr)
+    at = qkv_ptr + b * ((TURNED + KEY_HEADS) * 2 * HALF) + first
+    a = tl.load(at, mask=mask, other=0.0).to(tl.float32)
+    c = tl.load(at + HALF, mask=mask, other=0.0).to(tl.float32)
+    angle = b * (2 * HALF) + j
+    cos1 = tl.load(cos_ptr + angle, mask=turned, other=1.0).to(tl.float32)
+    cos2 = tl.load(cos_ptr + angle + HALF, mask=turned, other=1.0).to(tl.float32)
+    sin1 = tl.load(sin_ptr + angle, mask=turned, other=0.0).to(tl.float32)
+    sin2 = tl.load(sin_ptr + angle + HALF, mask=turned, other=0.0).to(tl.float32)
+    if head < QUERY_HEADS:
+        to = q_ptr + b * (QUERY_HEADS * 2 * HALF) + first
+    elif head < TURNED:
+        to = keys_ptr + b * keys_batch + (head - QUERY_HEADS) * keys_head + slot * keys_slot + j
+    else:
+        to = values_ptr + b * values_batch + (head - TURNED) * values_head + slot * values_slot + j
+    tl.store(to, (a * cos1 + c * sin1).to(q_ptr.dtype.element_ty), mask=mask)
+    tl.store(to + HALF, (c * cos2 + a * sin2).to(q_ptr.dtype.element_ty), mask=mask)
+
+
+def rotary_cache(qkv, cos, sin, keys, values, slot) -> torch.Tensor:
+    """q and k of float[B, (Hq + 2 Hkv) d] turned, k and v written into the cache; gives q float[B, Hq, d].
+
+    cos, sin, keys, values and slot as kernels_argus.norm_qkv_rotary has them.
+    """
+    (B, rows), key_heads, d = qkv.shape, keys.shape[1], keys.shape[3]
+    q = qkv.new_empty(B, rows // d - 2 * key_heads, d)
+    _rotary_cache_kernel[(B, rows // d)](
+        qkv,
+        cos.contiguous(),
+        sin.contiguous(),
+        q,
+        keys,
+        values,
+        slot,
+        *keys.stride()[:3],
+        *values.stride()[:3],
+        QUERY_HEADS=q.shape[1],
+        KEY_HEADS=key_heads,
+        HALF=d // 2,
+        BLOCK=next_power_of_two(d // 2),
+        num_warps=1,
+    )
+    return q
 
 
 # --- SwiGLU -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .kernels_triton_argus import cdiv, jit, on_its_device, rms_norm, swiglu, tl
+from .kernels_triton_argus import cdiv, jit, on_its_device, rms_norm, rotary_cache, swiglu, tl
 
 MAX_ROWS = 4
 # An H100 has 132 SMs: programs shrink until there are nearly two for each.
@@ -86,6 +86,106 @@ def dot_rows(
         a *= scale
         c *= scale
     return a, c
+
+
+@jit
+def _norm_qkv_rotary_kernel(
+    x_ptr,
+    norm_ptr,
+    w_ptr,
+    bias_ptr,
+    cos_ptr,
+    sin_ptr,
+    q_ptr,
+    keys_ptr,
+    values_ptr,
+    slot_ptr,
+    eps,
+    keys_batch,
+    keys_head,
+    keys_slot,
+    values_batch,
+    values_head,
+    values_slot,
+    B: tl.constexpr,
+    QUERY_HEADS: tl.constexpr,
+    KEY_HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    K: tl.constexpr,
+    BIAS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """ROWS pairs (j, j + d/2) of one head: rotary turns a pair, so both of its numbers are made in one program."""
+    CHUNKS: tl.constexpr = (HALF + ROWS - 1) // ROWS
+    TURNED: tl.constexpr = QUERY_HEADS + KEY_HEADS
+    head = tl.program_id(0) // CHUNKS
+    j = (tl.program_id(0) % CHUNKS) * ROWS + tl.arange(0, ROWS)
+    mask = j < HALF
+    first = head * (2 * HALF) + j
+    slot = tl.load(slot_ptr)
+    turned = mask & (first < TURNED * 2 * HALF)  # the values' rows get cosine 1 and sine 0
+    for b in tl.static_range(B):
+        angle = b * (2 * HALF) + j
+        cos1 = tl.load(cos_ptr + angle, mask=turned, other=1.0).to(tl.float32)
+        cos2 = tl.load(cos_ptr + angle + HALF, mask=turned, other=1.0).to(tl.float32)
+        sin1 = tl.load(sin_ptr + angle, mask=turned, other=0.0).to(tl.float32)
+        sin2 = tl.load(sin_ptr + angle + HALF, mask=turned, other=0.0).to(tl.float32)
+        a, c = dot_rows(x_ptr + b * K, norm_ptr, w_ptr, first, first + HALF, mask, eps, K, True, True, ROWS, BLOCK_K)
+        if BIAS:
+            a += tl.load(bias_ptr + first, mask=mask, other=0.0).to(tl.float32)
+            c += tl.load(bias_ptr + first + HALF, mask=mask, other=0.0).to(tl.float32)
+        out1 = (a * cos1 + c * sin1).to(q_ptr.dtype.element_ty)
+        out2 = (c * cos2 + a * sin2).to(q_ptr.dtype.element_ty)
+        if head < QUERY_HEADS:
+            to = q_ptr + b * (QUERY_HEADS * 2 * HALF) + first
+        elif head < TURNED:
+            to = keys_ptr + b * keys_batch + (head - QUERY_HEADS) * keys_head + slot * keys_slot + j
+        else:
+            to = values_ptr + b * values_batch + (head - TURNED) * values_head + slot * values_slot + j
+        tl.store(to, out1, mask=mask)
+        tl.store(to + HALF, out2, mask=mask)
+
+
+@on_its_device
+def norm_qkv_rotary(x, norm_weight, eps, qkv_weight, qkv_bias, cos, sin, keys, values, slot) -> torch.Tensor:
+    """q, k, v = split(rms_norm(x) W^T + b); q and k turned; k and v written into the cache at `slot`. Gives q.
+
+    Shapes as kernels_argus.norm_qkv_rotary has them; keys and values may be views whose last dimension is contiguous.
+    """
+    B, K = x.shape
+    key_heads, d = keys.shape[1], keys.shape[3]
+    query_heads = qkv_weight.shape[0] // d - 2 * key_heads
+    if B > MAX_ROWS:
+        qkv = F.linear(rms_norm(x, norm_weight, eps), qkv_weight, qkv_bias)
+        return rotary_cache(qkv, cos, sin, keys, values, slot)
+    q = x.new_empty(B, query_heads, d)
+    tile = tile_of((query_heads + 2 * key_heads) * d // 2, K, x, most=2)
+    grid = ((query_heads + 2 * key_heads) * cdiv(d // 2, tile["ROWS"]),)
+    has_bias = qkv_bias is not None
+    _norm_qkv_rotary_kernel[grid](
+        x.contiguous(),
+        norm_weight,
+        qkv_weight,
+        qkv_bias if has_bias else qkv_weight,
+        cos.contiguous(),
+        sin.contiguous(),
+        q,
+        keys,
+        values,
+        slot,
+        eps,
+        *keys.stride()[:3],
+        *values.stride()[:3],
+        B=B,
+        QUERY_HEADS=query_heads,
+        KEY_HEADS=key_heads,
+        HALF=d // 2,
+        K=K,
+        BIAS=has_bias,
+        **tile,
+    )
+    return q
 
 
 @jit

@@ -8,7 +8,6 @@ from modeling_argus import kernels_argus as reference
 
 pytest.importorskip("triton")
 from modeling_argus import kernels_triton_decode_argus as kernels
-from modeling_argus import kernels_triton_qkv_argus as qkv_kernels
 
 EPS = 1e-5
 BATCHES = (1, 3, kernels.MAX_ROWS + 2)
@@ -47,7 +46,7 @@ def test_norm_qkv_rotary(dtype, batch, width, query_heads, key_heads, size, bias
 
     args = double(x, norm, weight, added, cos, sin, keys, values)
     expected = reference.norm_qkv_rotary(args[0], args[1], EPS, *args[2:], slot.cpu())
-    q = qkv_kernels.norm_qkv_rotary(x, norm, EPS, weight, added, cos, sin, keys, values, slot)
+    q = kernels.norm_qkv_rotary(x, norm, EPS, weight, added, cos, sin, keys, values, slot)
     assert q.shape == (batch, query_heads, size)
     for actual, wanted in ((q, expected), (keys, args[6]), (values, args[7])):  # every other slot is as it was
         check(actual, wanted, dtype, **_tolerance(batch, dtype))

@@ -8,7 +8,7 @@ from kernel_checks import DEVICE
 from tiny import tiny_inputs, tiny_model
 
 pytest.importorskip("triton")
-from modeling_argus import decode_state_argus, kernels_triton_decode_argus, kernels_triton_qkv_argus, text_argus
+from modeling_argus import decode_state_argus, kernels_triton_decode_argus, text_argus
 from modeling_argus.kernels_argus import TORCH, TRITON
 
 
@@ -16,8 +16,7 @@ from modeling_argus.kernels_argus import TORCH, TRITON
 def test_generate_gives_the_same_tokens(shape, monkeypatch):
     """A left-padded batch in fp32: the norms, rotary and SwiGLU of the prompt, then every kernel of the step."""
     tile = {"ROWS": 32, "BLOCK_K": 64, "num_warps": 4}  # few programs: each costs the interpreter a millisecond
-    for module in (kernels_triton_decode_argus, kernels_triton_qkv_argus):
-        monkeypatch.setattr(module, "tile_of", lambda *args, **kwargs: tile)
+    monkeypatch.setattr(kernels_triton_decode_argus, "tile_of", lambda *args, **kwargs: tile)
     model = copy.deepcopy(tiny_model(shape)).to(DEVICE)
     inputs = {name: value.to(DEVICE) for name, value in tiny_inputs(model).items()}
     answers, used = {}, []
