@@ -220,7 +220,7 @@ def _linear(x, norm_weight, eps, weight, residual) -> torch.Tensor:
     (B, K), N = x.shape, weight.shape[0]
     x, out = x.contiguous(), x.new_empty(B, N)
     norm, add = norm_weight is not None, residual is not None
-    tile = tile_of(N, K, x, most=4)
+    tile = tile_of(N, K, x, most=4 if B == 1 else 2)  # four rows of W for four of x leave no registers
     _linear_kernel[(cdiv(N, tile["ROWS"]),)](
         x,
         norm_weight if norm else x,

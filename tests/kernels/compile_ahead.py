@@ -91,7 +91,7 @@ def main() -> None:
     JITFunction.run = _record
     for shape in SHAPES.values():
         record(*shape, batch=1, capacity=1024)
-    record(*SHAPES["256m"], batch=4, capacity=32)  # several rows; a span of one tile
+    record(*SHAPES["2b"], batch=4, capacity=32)  # several rows; a span of one tile
     record(*SHAPES["256m"], batch=8, capacity=1024)  # more rows than the products of these kernels take
     done, report = set(), []
     for kernel, signature, folded, aligned, warps in LAUNCHES:
