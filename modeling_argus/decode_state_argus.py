@@ -105,7 +105,6 @@ class DecodeState:
         self.dtype, self.device = embedding.dtype, embedding.device
         self.weights, self.kernels = None, None
         self.graphs: dict[str, Callable[[], None]] = {}
-        self.warm = False
         self.given_back = None  # when the work of the call before has been done
         # A buffer made in inference mode could not be written outside of it.
         with torch.inference_mode(False), torch.no_grad():
@@ -136,7 +135,12 @@ class DecodeState:
             cos, sin = rotary_embeddings(config, torch.arange(capacity, device=self.device)[None], self.dtype)
             self.cos, self.sin = cos[0, 0].contiguous(), sin[0, 0].contiguous()
         self.keys, self.values, self.bias, self.ids, self.capacity = keys, values, bias, ids, capacity
+        self._forget_graphs()
+
+    def _forget_graphs(self) -> None:
+        """And that kernels have been built: some are made for one capacity."""
         self.graphs.clear()
+        self.warm = False
 
     def fits(self, weights: DecodeWeights, rows: int, capacity: int) -> bool:
         embedding = weights.embedding
@@ -150,8 +154,7 @@ class DecodeState:
     def bind(self, weights: DecodeWeights, kernels: Kernels) -> None:
         """Takes the weights of this call; graphs of other weights, or kernels, are forgotten."""
         if self.weights is None or self.kernels is not kernels or self.weights.addresses() != weights.addresses():
-            self.graphs.clear()
-            self.warm = False
+            self._forget_graphs()
         self.weights, self.kernels = weights, kernels
 
     def begin(self, length: int, mask, positions, eos: torch.Tensor | None, pad: torch.Tensor | None) -> None:
@@ -299,7 +302,8 @@ def borrowed_state(model, rows: int, length: int, max_length: int) -> Iterator[D
     Whatever raises in the block drops the state: nothing half-written is ever used again.
     """
     weights = DecodeWeights.of(model)
-    kernels = choose(model.get_decoder().config.kernels, weights.embedding.device, needs_grad=False)
+    embedding = weights.embedding
+    kernels = choose(model.get_decoder().config.kernels, embedding.device, needs_grad=False, dtype=embedding.dtype)
     needed = -(-min(max_length, length + _AHEAD) // BUCKET) * BUCKET
     config = model.get_decoder().config
     needed = max(_longest(config, needed), length)
@@ -308,7 +312,7 @@ def borrowed_state(model, rows: int, length: int, max_length: int) -> Iterator[D
         fitting = [state for state in free if state.fits(weights, rows, needed)]
         state = min(fitting, key=lambda each: each.capacity, default=None)
         if state is None:  # what is too small now, or lies elsewhere, is not kept beside a larger one
-            free[:] = [each for each in free if each.rows != rows and each.device == weights.embedding.device]
+            free[:] = [each for each in free if each.rows != rows and each.device == embedding.device]
         else:
             free.remove(state)
     if state is None:

@@ -13,6 +13,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
+from .configuration_argus import KERNELS
 from .kernels_liger_argus import HAS_LIGER
 from .kernels_liger_argus import add_rms_norm as liger_add_rms_norm
 from .kernels_liger_argus import rms_norm as liger_rms_norm
@@ -29,8 +30,6 @@ from .kernels_triton_decode_argus import norm_gate_up as triton_norm_gate_up
 from .kernels_triton_decode_argus import norm_linear as triton_norm_linear
 from .kernels_triton_decode_argus import norm_qkv_rotary as triton_norm_qkv_rotary
 from .quantized_argus import Int8Weight
-
-KERNELS = ("auto", "triton", "liger", "torch")
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -197,7 +196,7 @@ def _why_not_triton(device: torch.device) -> str | None:
     return None
 
 
-def choose(kernels: str, device: torch.device, needs_grad: bool) -> Kernels:
+def choose(kernels: str, device: torch.device, needs_grad: bool, dtype: torch.dtype = torch.float32) -> Kernels:
     """The one place that chooses: "auto" takes the fastest that may run on the device.
 
     "auto" is TORCH on a CPU; on CUDA Triton's, or with gradients Liger's where it is installed and TORCH where not.
@@ -206,6 +205,7 @@ def choose(kernels: str, device: torch.device, needs_grad: bool) -> Kernels:
     Args:
         kernels: one of KERNELS, from the text config.
         needs_grad: whether autograd records; Triton's kernels here have no backward pass.
+        dtype: of what is computed; the kernels accumulate in fp32, so float64 is torch's.
 
     Raises:
         ValueError: kernels is none of KERNELS, or was named and cannot run here.
@@ -215,6 +215,8 @@ def choose(kernels: str, device: torch.device, needs_grad: bool) -> Kernels:
     if kernels not in KERNELS:
         raise ValueError(f"kernels={kernels!r} is not one of {', '.join(map(repr, KERNELS))}")
     why_not = _why_not_triton(device)  # Liger's kernels are Triton's too
+    if dtype == torch.float64:
+        why_not = why_not or "they accumulate in fp32, and the model is in float64"
     if kernels == "auto":
         if why_not is not None:
             return TORCH

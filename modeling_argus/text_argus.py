@@ -263,7 +263,7 @@ class ArgusTextModel(ArgusPreTrainedModel):
         if position_ids is None:
             position_ids = cache_position.unsqueeze(0)
         cos, sin = rotary_embeddings(self.config, position_ids, inputs_embeds.dtype)
-        kernels = choose(self.config.kernels, inputs_embeds.device, torch.is_grad_enabled())
+        kernels = choose(self.config.kernels, inputs_embeds.device, torch.is_grad_enabled(), inputs_embeds.dtype)
 
         x = inputs_embeds
         states, all_weights = (), ()

@@ -44,6 +44,9 @@ def test_on_cuda_auto_is_triton_without_gradients_and_liger_with_them(gpu, monke
     assert choose("auto", CUDA, needs_grad=False) is FASTEST
     assert choose("auto", CUDA, needs_grad=True) is LIGER
     assert choose("torch", CUDA, needs_grad=True) is TORCH
+    assert choose("auto", CUDA, needs_grad=False, dtype=torch.float64) is TORCH
+    with pytest.raises(ValueError, match="float64"):
+        choose("triton", CUDA, needs_grad=False, dtype=torch.float64)
     assert choose("triton", CUDA, needs_grad=False) is TRITON
     assert choose("liger", CUDA, needs_grad=False) is choose("liger", CUDA, needs_grad=True) is LIGER
     with pytest.raises(ValueError, match=r"no backward pass.*torch\.no_grad"):
