@@ -137,11 +137,12 @@ def test_divergences_by_hand():
 def test_the_rules_of_answers_by_hand():
     exact = {"rows": 1, "tokens": 256, "near ties": 1, "unexplained": 0}
     rounded = {"rows": 3, "tokens": 4, "unexplained": 1, "paths apart": {"rms": 1.0, "largest": 3.0}}
+    rounded |= {"loops apart": {"rms": 0.2, "largest": 0.5}}
     rounded |= {"transformers off fp32": {"rms": 2.0, "largest": 4.0}, "Argus off fp32": {"rms": 1.5, "largest": 4.0}}
-    fp32, rule, logits, error = decode_answers.bars({"a": exact, "b": rounded})
+    fp32, rule, loops, logits, error = decode_answers.bars({"a": exact, "b": rounded})
     assert (fp32.verdict, fp32.note) == ("PASS", "256 tokens")
     assert (rule.verdict, rule.value, rule.note) == ("MISSED", 1, "12 tokens")
-    assert (logits.verdict, logits.value, error.value) == ("PASS", 0.5, 0.75)
+    assert (loops.value, logits.verdict, logits.value, error.value) == (0.1, "PASS", 0.5, 0.75)
     assert {bar.verdict for bar in decode_answers.bars({})} == {"not measured"}
     assert decode_again.bar({}).verdict == "not measured"
     assert decode_again.bar({("Argus", "second call"): {"buffers": 0, "captures": 1}}).verdict == "MISSED"
