@@ -185,4 +185,4 @@ def test_it_measures_every_part(run_script):
     order = list(cells)
     assert order.index("256m: answers, float32, batch 1") < order.index("256m: batch 2, context 24")
     bars = cells["bars"]["bars"]
-    assert len(bars) == 10 and {bar["is"] for bar in bars.values()} == {"not measured"}
+    assert len(bars) == 11 and {bar["is"] for bar in bars.values()} == {"not measured"}
