@@ -17,13 +17,12 @@ import torch
 
 from . import decode_again, decode_answers
 from .common import Report, build_parser, repeats_of, set_up, shape_of, stacked_bars
+from .decode_bars import GPU_BARS, bars
 from .decode_prompts import make_prompt
 from .decode_sides import (
     COMPILED,
     EAGER,
     INT8,
-    KERNELS,
-    LOOP,
     NORM,
     ROTARY,
     Decoder,
@@ -31,7 +30,7 @@ from .decode_sides import (
     bytes_per_step,
     read_bandwidth,
 )
-from .measuring import Bar, in_turn, median, ratio, shown, summary
+from .measuring import in_turn, median, ratio, shown, summary
 from .models import build_ours, build_reference, build_same_decoder, packaged_smollm2
 
 PARTS = ("speed", "answers", "fp32-answers", "real-answers", "again")
@@ -39,9 +38,6 @@ PARTS = ("speed", "answers", "fp32-answers", "real-answers", "again")
 GRID = ((1, 880), (4, 880), (16, 880), (1, 128), (1, 4096), (4, 128), (16, 128), (4, 4096), (16, 4096))
 TINY_GRID = ((1, 60), (2, 24))
 CPU_GRID = ((1, 880), (1, 128), (4, 880), (1, 4096), (16, 880))
-# By shape: Section 5.4's ratio, tokens/s on an H100, what is aimed at there.
-GPU_BARS = {"256m": (1.77, 1000, 2000), "2b": (1.90, 450, 700)}
-CPU_RATIO, CPU_INT8_AIM = 1.5, 2.5
 
 
 class Models:
@@ -69,20 +65,16 @@ def build(args, key: str) -> tuple:
     return reference, build_same_decoder(reference) if shape.kind == "qwen3_vl" else build_ours(reference, shape)
 
 
-def shipped(sides: dict) -> str | None:
-    """The name of Argus as it ships among the sides."""
-    return next((name for name in (KERNELS, LOOP) if name in sides), None)
-
-
 # --- one cell ---------------------------------------------------------------------------------------------------------
 
 
 def measure(
-    report: Report, cell: str, sides: dict[str, Decoder], prompt, tokens: int, repeats: int, limit: float
+    report: Report, cell: str, sides: dict[str, Decoder], prompt, tokens: int, repeats: int, bandwidth: float
 ) -> dict:
     """Tokens a second of the sides, in turn; name -> values of those that ran.
 
-    limit: tokens a second at which the memory would be busy all the time.
+    bandwidth: bytes a second; they give the tokens a second at which the memory would be busy all the time, by the
+        bytes of each side's own weights.
     """
     device, batch, first, answers = report.args.device, prompt.ids.shape[0], {}, {}
 
@@ -101,16 +93,18 @@ def measure(
         whole, prefill = times[name, tokens + 1], times[name, 1]
         steps = max(median(whole) - median(prefill), 0.0)
         speed = batch * tokens / steps * 1000 if steps else None  # None where noise ate the difference
+        limit = batch * bandwidth / bytes_per_step(sides[name].model, batch, prompt.ids.shape[1] + tokens / 2)
         found[name] = {
             "tokens_per_second": speed,
             "ms_a_step": steps / tokens if speed else None,
+            "memory_limit": limit,
             "of_the_limit": speed / limit if speed else None,
             "first_call_ms": first[name],
             "whole": summary(whole),
             "prefill": summary(prefill),
             "same_tokens": _agreeing(answers[name], answers.get(EAGER)) if sides[name].same_weights else None,
         }
-    sizes = {"batch": batch, "context": prompt.ids.shape[1], "new_tokens": tokens, "memory_limit": limit}
+    sizes = {"batch": batch, "context": prompt.ids.shape[1], "new_tokens": tokens}
     report.cell(cell, **sizes, **found)
     return found
 
@@ -123,7 +117,15 @@ def _agreeing(answer: list[list[int]], expected: list[list[int]] | None) -> str 
     return f"{min(same)} of {len(expected[0])}"
 
 
-def tabulate(report: Report, title: str, found: dict, limit: float, note: str) -> None:
+def limits_of(found: dict) -> dict[str, float]:
+    """The memory's limit by the bytes of the models' own weights, and of int8 ones where a side has them."""
+    usual = next((values["memory_limit"] for name, values in found.items() if name != INT8), None)
+    int8 = found[INT8]["memory_limit"] if INT8 in found else None
+    limits = {"the memory's limit": usual, "the memory's limit, int8": int8}
+    return {name: limit for name, limit in limits.items() if limit}
+
+
+def tabulate(report: Report, title: str, found: dict, note: str) -> None:
     base = found.get(EAGER, {}).get("tokens_per_second")
     rows = []
     for name, values in found.items():
@@ -132,15 +134,14 @@ def tabulate(report: Report, title: str, found: dict, limit: float, note: str) -
         times = [shown(values["ms_a_step"], 3), shown(ratio(speed, base), 2), of_the_limit]
         calls = [shown(values["prefill"]["ms"]), shown(values["first_call_ms"], 0)]
         rows.append([name, shown(speed), *times, *calls, values["same_tokens"] or "-"])
-    rows.append(["*the memory's limit*", shown(limit), "-", shown(ratio(limit, base), 2), "100%", "-", "-", "-"])
+    for name, limit in limits_of(found).items():
+        rows.append([f"*{name}*", shown(limit), "-", shown(ratio(limit, base), 2), "100%", "-", "-", "-"])
     header = ["side", "tokens/s", "ms a step", "x transformers", "of the limit", "prefill (ms)", "first call (ms)"]
     report.table(title, [*header, "same tokens"], rows, note)
 
 
-def speed(
-    report: Report, models: Models, cell: tuple[str, int, int], bandwidth: float, names=None
-) -> tuple[dict, float]:
-    """One (shape, batch, context): (side -> values, the memory's limit).
+def speed(report: Report, models: Models, cell: tuple[str, int, int], bandwidth: float, names=None) -> dict:
+    """One (shape, batch, context): side -> values.
 
     names: the sides to measure; by default all but the compiled one, in a shape's first cell with all stages.
     """
@@ -151,15 +152,14 @@ def speed(
     chosen = {name: sides[name] for name in names or usual}
     tokens = 4 if args.tiny else 64 if batch == 1 else 32
     prompt = make_prompt(shape, reference, ours, [context] * batch)
-    limit = batch * bandwidth / bytes_per_step(reference, batch, context + tokens / 2)
     name, repeats = _name(cell, names), repeats_of(args, 5 if first else 3, 5 if first else 2)
-    found = measure(report, name, chosen, prompt, tokens, repeats, limit)
+    found = measure(report, name, chosen, prompt, tokens, repeats, bandwidth)
     tiles = 0 if prompt.features is None else len(prompt.features)
     note = f"{tiles} tiles in the context, {tokens} tokens after the first; read bandwidth {bandwidth / 1e9:,.0f} GB/s."
     if shape.kind == "qwen3_vl":
         note += " Argus cannot load this model: its rows are a decoder of the same sizes without q and k norms."
-    tabulate(report, f"{shape.name}: {name.split(': ', 1)[1]}", found, limit, note)
-    return found, limit
+    tabulate(report, f"{shape.name}: {name.split(': ', 1)[1]}", found, note)
+    return found
 
 
 def _name(cell: tuple[str, int, int], names=None) -> str:
@@ -167,43 +167,10 @@ def _name(cell: tuple[str, int, int], names=None) -> str:
     return f"{key}: batch {batch}, context {context}{', compiled' if names else ''}"
 
 
-# --- verdicts and plot ------------------------------------------------------------------------------------------------
+# --- plot ------------------------------------------------------------------------------------------------------------
 
 
-def bars(found: dict, answers: dict[str, dict], again: dict, on_gpu: bool, dtype: str) -> list[Bar]:
-    """The verdicts. found: (key, batch, context) -> sides; answers: decode_answers' cells; again: decode_again's.
-
-    No speed counts for a shape whose answers in this dtype were not compared, or broke the rule.
-    """
-
-    def bar(name, limit, key, unit, note, when, against=True):
-        sides = found.get((key, 1, 880), {})
-        per_second = {side: values["tokens_per_second"] for side, values in sides.items()}
-        value = per_second.get(shipped(sides))
-        value = ratio(value, per_second.get(EAGER)) if against else value
-        if not when or value is None:
-            return Bar(name, limit, None, unit, True, note)
-        compared = [
-            facts["unexplained"] for cell, facts in answers.items() if cell.startswith(f"{key}: answers, {dtype}")
-        ]
-        refused = "answers not compared" if not compared else "answers differ" if any(compared) else ""
-        notes = [note, f"n = {min(values['whole']['n'] for values in sides.values())}", *([refused] if refused else [])]
-        return Bar(name, limit, None if refused else value, unit, True, "; ".join(notes))
-
-    result = []
-    for key, (times, fast, aim) in GPU_BARS.items():
-        run_as = f"{dtype}, batch 1, context 880"
-        result.append(bar(f"GPU, {key}: tokens/s, Argus / transformers", times, key, "x", run_as, on_gpu))
-        result.append(bar(f"GPU, {key}: tokens/s", fast, key, "/s", f"aim: {aim}; {run_as}", on_gpu, against=False))
-    sides = found.get(("256m", 1, 880), {})
-    int8 = ratio(*(sides[name]["tokens_per_second"] for name in (INT8, EAGER))) if INT8 in sides else None
-    note = f"{dtype}; aim: {CPU_INT8_AIM} with int8, which gives {shown(int8, 2)}"
-    when = not on_gpu and dtype == "bfloat16"
-    result.append(bar("CPU, 256m: tokens/s, Argus / transformers", CPU_RATIO, "256m", "x", note, when))
-    return [*result, *decode_answers.bars(answers), decode_again.bar(again)]
-
-
-def draw(report: Report, found: dict, limits: dict) -> None:
+def draw(report: Report, found: dict) -> None:
     """Tokens a second of each shape's first cell, and the memory's limit."""
     rows = []
     for key in dict.fromkeys(key for key, *_ in found):
@@ -214,7 +181,7 @@ def draw(report: Report, found: dict, limits: dict) -> None:
             times = ratio(values["tokens_per_second"], base)
             shown_as = f"{label}: {side}" + ("" if times is None else f" ({times:.2f}x)")
             rows.append((shown_as, {"measured": values["tokens_per_second"] or 0.0}))
-        rows.append((f"{label}: the memory's limit", {"limit": limits[cell]}))
+        rows += [(f"{label}: {name}", {"limit": limit}) for name, limit in limits_of(sides).items()]
     if rows:
         unit = "tokens a second, prefill apart"
         report.plot(lambda axes: stacked_bars(axes, rows, unit), size=(10, 1.6 + 0.32 * len(rows)))
@@ -238,7 +205,7 @@ def run(report: Report, keys=None, prepared: Callable | None = None) -> dict:
     ]
     keys, models = list(keys or args.shapes), Models(report, prepared)
     barred = [key for key in keys if key in GPU_BARS and (on_gpu or key == "256m")]
-    found, limits, answers, again = {}, {}, {}, {}
+    found, answers, again = {}, {}, {}
     bandwidth = read_bandwidth(args.device, 0.05 if args.tiny else 1.0)
     report.cell("read bandwidth", gb_per_second=round(bandwidth / 1e9, 1))
 
@@ -253,7 +220,7 @@ def run(report: Report, keys=None, prepared: Callable | None = None) -> dict:
         for cell in [(key, *size) for key in keys for size in sizes if wanted("speed")]:
             made = report.attempt(_name(cell, names), speed, report, models, cell, bandwidth, names)
             if made and names is None:
-                found[cell], limits[cell] = made
+                found[cell] = made
             write()
 
     def compare(key, dtype, built=None):
@@ -277,7 +244,8 @@ def run(report: Report, keys=None, prepared: Callable | None = None) -> dict:
     cells([key for key in keys if key not in barred], grid[:1])
     cells(keys, grid[1:])
     report.verdicts(bars(found, answers, again, on_gpu, args.dtype))
-    draw(report, found, limits)
+    write()
+    report.always("plot", draw, report, found)
     write()
     return found
 

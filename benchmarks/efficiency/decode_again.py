@@ -1,14 +1,14 @@
 """A second `generate()` with a longer prompt and another image: what is built, compiled or captured once more.
 
 Argus owns its buffers and graphs: a later call that fits into them builds nothing. Counted are buffers that were made
-and graphs that were captured; transformers' eager path, which has none of them, stands beside it for the time.
+and graphs that were captured, and that Argus' own loop ran at all; transformers' eager path, which has none of them, stands beside it for the time.
 """
 
 from functools import partial
 
 from .common import Report, shape_of
 from .decode_prompts import make_prompt
-from .decode_sides import EAGER, Decoder, counted, sharing
+from .decode_sides import EAGER, Decoder, sharing
 from .measuring import Bar, milliseconds, shown
 
 CALLS = ("first call", "second call", "the second again")
@@ -26,7 +26,7 @@ def measure(report: Report, key: str, reference, ours, sides: dict[str, Decoder]
     chosen = [sides[EAGER], Decoder("Argus", sharing(ours), True)]  # a model that has generated nothing yet
     for side in chosen:
         for call, prompt in zip(CALLS, (first, second, second)):
-            with counted() as counts:
+            with side.watched() as counts:
                 ms, _ = milliseconds(partial(side.generate, prompt, tokens), args.device)
             built = {name: counts[name] for name in ("buffers", "captures")} if side.ours else {}
             found[side.name, call] = {"ms": round(ms, 2), "context": prompt.ids.shape[1], **built}

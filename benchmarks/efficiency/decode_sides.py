@@ -171,12 +171,17 @@ class Decoder:
         """
         for name in ("_cache", "_previous_max_cache_length"):  # a longer prompt's static cache would be used again
             vars(self.model).pop(name, None)
+        with self.watched():
+            return milliseconds(lambda: self.generate(prompt, tokens).tolist(), prompt.ids.device)
+
+    @contextmanager
+    def watched(self):
+        """Counts as `counted` does, and refuses what another loop decoded than this side's; see `first_call`."""
         with counted() as counts:
-            ms, ids = milliseconds(lambda: self.generate(prompt, tokens).tolist(), prompt.ids.device)
+            yield counts
         if self.ours and bool(counts["loops"]) == (self.settings.get("fast_decode") is False):
             loop = "Argus'" if counts["loops"] else "transformers'"
             raise AssertionError(f"{self.name}: decoded by {loop} loop")
-        return ms, ids
 
 
 def build_decoders(shape: Shape, reference, ours, compiled: bool | None = None) -> dict[str, Decoder]:
@@ -248,16 +253,22 @@ def read_bandwidth(device, seconds: float = 1.0) -> float:
     return data.numel() * 4 / best * 1000
 
 
-def bytes_per_step(reference, batch: int, context: float) -> int:
+def stored_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a weight as it lies; of a quantised one those of its values and scales."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return sum(stored_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.numel() * tensor.dtype.itemsize
+
+
+def bytes_per_step(model, batch: int, context: float) -> int:
     """What a step of decoding cannot but read: the decoder's and the head's weights once, each row's keys and values.
 
     context: tokens in the cache, on average over the steps.
     """
-    config = reference.config.get_text_config()
-    decoder, size = _decoder(reference), reference.dtype.itemsize
-    embedding = decoder.get_input_embeddings()
-    weights = sum(p.numel() for p in decoder.parameters()) - embedding.weight.numel()
-    weights += reference.get_output_embeddings().weight.numel()
+    config, decoder = model.config.get_text_config(), _decoder(model)
+    embedding = decoder.get_input_embeddings().weight
+    weights = sum(stored_bytes(p) for p in decoder.parameters() if p is not embedding)
+    weights += stored_bytes(model.get_output_embeddings().weight)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cache = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * context * batch
-    return int((weights + cache) * size)
+    return int(weights + cache * embedding.dtype.itemsize)

@@ -1,8 +1,12 @@
 """The script on decoding: every side gives the same tokens, what a side changes is undone, and the rules by hand."""
 
+import json
+
 import pytest
 import torch
 
+import modeling_argus.decode_state_argus as decode_state
+import modeling_argus.generation_argus as generation
 from benchmarks.efficiency import decode, decode_again, decode_answers
 from benchmarks.efficiency.decode_answers import divergences
 from benchmarks.efficiency.decode_prompts import make_prompt
@@ -11,14 +15,18 @@ from benchmarks.efficiency.decode_sides import (
     DEDUPLICATED,
     EAGER,
     INT8,
+    KERNELS,
     LOOP,
     NORM,
     ROTARY,
     STATIC,
     build_decoders,
     bytes_per_step,
+    counted,
     read_bandwidth,
     sharing,
+    stored_bytes,
+    without_graph,
 )
 from benchmarks.efficiency.models import build_ours, build_reference, build_same_decoder
 from benchmarks.efficiency.shapes import SHAPES, TINY
@@ -97,6 +105,40 @@ def test_int8_decodes_by_the_same_loop():
     assert len(ids[0]) == 5 and type(side.model.lm_head.weight) is not type(ours.lm_head.weight)
     towers = (model.model.vision_model.parameters() for model in (side.model, ours))
     assert all(a is b for a, b in zip(*towers))
+    weight = side.model.lm_head.weight
+    assert weight.numel() < stored_bytes(weight) < 1.2 * weight.numel()  # a byte each, and a scale a row
+    assert bytes_per_step(side.model, 1, 0) < 0.7 * bytes_per_step(ours, 1, 0) == 0.7 * bytes_per_step(reference, 1, 0)
+
+
+def test_what_a_side_changes_in_the_loop_is_undone():
+    usual = decode_state.uses_graph
+    with pytest.raises(KeyError), without_graph():
+        assert decode_state.uses_graph is not usual and not decode_state.uses_graph(torch.device("cuda"))
+        raise KeyError
+    assert decode_state.uses_graph is usual
+    places = ((generation, "decode"), (decode_state.DecodeState, "_allocate"), (decode_state, "capture"))
+    before = [getattr(*place) for place in places]
+    with pytest.raises(KeyError), counted() as counts:
+        assert all(getattr(*place) is not function for place, function in zip(places, before))
+        raise KeyError
+    assert [getattr(*place) for place in places] == before and set(counts.values()) == {0}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_answers_of_a_loop_that_never_ran_are_no_answers(dtype, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(generation, "why_not", lambda *args, **kwargs: "always handed over")
+    bars, usual = [], decode.bars
+    monkeypatch.setattr(decode, "bars", lambda *args: bars.extend(usual(*args)) or bars)  # before tiny ones are void
+    arguments = ["--tiny", "--shapes", "256m", "--dtype", dtype, "--device", "cpu", "--repeats", "1"]
+    parts = ["--parts", "answers", "fp32-answers", "again"]
+    assert decode.main([*arguments, *parts, "--out", str(tmp_path)]) == 1
+    capsys.readouterr()
+    lines = (tmp_path / "decode.jsonl").read_text(encoding="utf-8").splitlines()
+    cells = {cell["cell"]: cell for cell in map(json.loads, lines)}
+    compared = {name: cell for name, cell in cells.items() if "answers" in name or name == "256m: again"}
+    assert len(compared) == (3 if dtype == "float32" else 5)
+    assert all(cell["error"].endswith("decoded by transformers' loop") for cell in compared.values())
+    assert len(bars) == 11 and {bar.verdict for bar in bars} == {"not measured"}
 
 
 def test_a_model_over_shared_weights_has_buffers_of_its_own(built):
@@ -134,6 +176,37 @@ def test_divergences_by_hand():
     assert (found.row, found.at, found.gap) == (1, 1, 0.5)
 
 
+def test_a_gap_is_held_against_its_own_two_tokens():
+    usual = torch.tensor([[[3.0, 2.0, 9.0]]])
+    found = [decode_answers.Divergence(0, 0, 1.0)]
+    expected, got = torch.tensor([[0]]), torch.tensor([[1]])
+    for fast, count in (([2.4, 2.5, 9.0], 0), ([2.9, 2.5, 9.0], 1), ([3.0, 2.0, -9.0], 1), ([torch.nan] * 3, 1)):
+        assert decode_answers.unexplained(found, expected, got, usual, torch.tensor([[fast]])) == count
+
+
+def test_garbage_that_repeats_itself_is_refused():
+    """Noise explains every gap by its own size; its distance from the same weights' slow path gives it away."""
+    garbage = {"rows": 1, "tokens": 9, "unexplained": 0, "paths apart": {"rms": 5.0, "largest": 30.0}}
+    garbage |= {name: {"rms": 5.0, "largest": 30.0} for name in ("loops apart", "Argus off fp32")}
+    garbage |= {"transformers off fp32": {"rms": 0.02, "largest": 0.1}}
+    assert decode_answers.differs(garbage)
+    near = {**garbage, "loops apart": {"rms": 0.01, "largest": 0.1}}
+    assert not decode_answers.differs(near) and decode_answers.differs({**near, "unexplained": 1})
+    assert decode_answers.differs({**garbage, "loops apart": {"rms": float("nan"), "largest": 0.1}})
+    loops = decode_answers.bars({"a": near, "b": garbage})[2]
+    assert (loops.verdict, loops.value) == ("MISSED", 250)
+    answers = {f"256m: answers, bfloat16, {name}": near for name in decode_answers.CONTEXTS}
+    found = {("256m", 1, 880): {name: {"tokens_per_second": v, **PASSED} for name, v in ((EAGER, 20.0), (LOOP, 40.0))}}
+
+    def cpu(answers):
+        bars = decode.bars(found, answers, {}, False, "bfloat16")
+        return next(bar for bar in bars if bar.name.startswith("CPU"))
+
+    assert cpu(answers).value == 2.0
+    bar = cpu({**answers, "256m: answers, bfloat16, padded batch": garbage})
+    assert bar.value is None and bar.note.endswith("answers differ")
+
+
 def test_the_rules_of_answers_by_hand():
     exact = {"rows": 1, "tokens": 256, "near ties": 1, "unexplained": 0}
     rounded = {"rows": 3, "tokens": 4, "unexplained": 1, "paths apart": {"rms": 1.0, "largest": 3.0}}
@@ -152,19 +225,30 @@ def test_speed_counts_only_with_answers_that_were_compared():
     found = {
         ("256m", 1, 880): {EAGER: {"tokens_per_second": 20.0, **PASSED}, LOOP: {"tokens_per_second": 40.0, **PASSED}}
     }
-    good = {"256m: answers, bfloat16, batch 1": {"rows": 1, "tokens": 1, "unexplained": 0}}
-    bad = {"256m: answers, bfloat16, batch 1": {"rows": 1, "tokens": 1, "unexplained": 2}}
+    names = [f"256m: answers, bfloat16, {name}" for name in decode_answers.CONTEXTS]
+    good = {name: {"rows": 1, "tokens": 1, "unexplained": 0} for name in names}
+    bad = {**good, names[1]: {"rows": 1, "tokens": 1, "unexplained": 2}}
 
     def cpu(answers, dtype="bfloat16"):
         bars = decode.bars(found, answers, {}, False, dtype)
         return next(bar for bar in bars if bar.name.startswith("CPU"))
 
     assert (cpu(good).verdict, cpu(good).value) == ("PASS", 2.0) and "n = 5" in cpu(good).note
-    assert cpu({}).verdict == "not measured" and cpu({}).note.endswith("answers not compared")
+    for some in ({}, {names[0]: good[names[0]]}):
+        assert cpu(some).verdict == "not measured" and cpu(some).note.endswith("answers not compared")
     assert cpu(bad).verdict == "not measured" and cpu(bad).note.endswith("answers differ")
     assert cpu(good, "float32").value is None
-    gpu = [bar for bar in decode.bars(found, good, {}, True, "bfloat16") if bar.name.startswith("GPU, 256m")]
-    assert [(bar.limit, bar.value) for bar in gpu] == [(1.77, 2.0), (1000, 40.0)]
+
+    def gpu():
+        bars = decode.bars(found, good, {}, True, "bfloat16")
+        return [(bar.limit, bar.value, bar.note) for bar in bars if bar.name.startswith("GPU, 256m")]
+
+    assert all(value is None and note.endswith(f"failed: {KERNELS}") for _, value, note in gpu())
+    found["256m", 1, 880][KERNELS] = {"tokens_per_second": 60.0, **PASSED}
+    assert [bar[:2] for bar in gpu()] == [(1.77, 3.0), (1000, 60.0)]
+    del found["256m", 1, 880][EAGER]
+    (_, times, note), (_, fast, _) = gpu()
+    assert times is None and note.endswith(f"failed: {EAGER}") and fast == 60.0
 
 
 def test_it_measures_every_part(run_script):
@@ -173,7 +257,7 @@ def test_it_measures_every_part(run_script):
     for key in ("256m", "2b", "qwen3-vl-2b"):
         cell = cells[f"{key}: batch 1, context 60"]
         assert {EAGER, STATIC, NORM, ROTARY, DEDUPLICATED, LOOP} <= set(cell) and COMPILED not in cell
-        assert cell[LOOP]["first_call_ms"] > 0 and cell["memory_limit"] > 0
+        assert cell[LOOP]["first_call_ms"] > 0 and cell[LOOP]["memory_limit"] > 0
         smaller = cells[f"{key}: batch 2, context 24"]
         assert NORM not in smaller and smaller[LOOP]["whole"]["n"] == 1
     for name in (EAGER, STATIC, NORM, ROTARY, DEDUPLICATED, LOOP):
