@@ -16,6 +16,7 @@ from transformers.generation import (
     GenerateDecoderOnlyOutput,
     LogitsProcessor,
     MaxLengthCriteria,
+    PrefixConstrainedLogitsProcessor,
 )
 
 from .checks_argus import reading_waits, settle_deferred_checks
@@ -64,8 +65,9 @@ class LogprobRecorder(LogitsProcessor):
 
 
 def is_transformers_own(function) -> bool:
-    """Whether a processor or criterion is transformers' own, which keeps no count of its calls."""
-    return type(function).__module__.startswith("transformers.")
+    """Whether a processor or criterion is transformers' own, which keeps neither ids nor a count of its calls."""
+    callers = isinstance(function, PrefixConstrainedLogitsProcessor)  # around a function of the caller's
+    return type(function).__module__.startswith("transformers.") and not callers
 
 
 def decode(
@@ -97,10 +99,12 @@ def decode(
             return run.result(prompt.cache)
 
 
-def longest_answer(input_ids, model_kwargs: dict, stopping_criteria) -> int:
-    """How many tokens a row can have in the end, its prompt included, be that ids or embeddings."""
+def longest_answer(input_ids, model_kwargs: dict, stopping_criteria) -> int | None:
+    """How many tokens a row can have in the end, its prompt included, be that ids or embeddings; None: any number."""
     embeds = model_kwargs.get("inputs_embeds")
-    longest = min(each.max_length for each in stopping_criteria if type(each) is MaxLengthCriteria)
+    longest = min((each.max_length for each in stopping_criteria if type(each) is MaxLengthCriteria), default=None)
+    if longest is None:
+        return None
     return longest + (0 if embeds is None else embeds.shape[1] - input_ids.shape[1])
 
 
@@ -171,6 +175,7 @@ class _Run:
         self.late = own and reading_waits(state.token)
         self.own, self.limits = own, lengths
         self.unfinished = torch.ones(state.rows, dtype=torch.long, device=state.device)
+        self.random_state = None  # before the last token was drawn
         self.waiting = None  # what the step before ended with, on its way to the host
 
     def _ids(self) -> torch.LongTensor:
@@ -219,7 +224,9 @@ class _Run:
         probabilities = F.softmax(scores, dim=-1)
         if not self.late:
             return torch.multinomial(probabilities, num_samples=1)[:, 0], None
-        # What torch.multinomial does for one sample, without its reading the probabilities for a check.
+        # What torch.multinomial does for one sample, without its reading the probabilities for a check. If this token
+        # is one too many, its random numbers go back.
+        self.random_state = _generator(scores.device).get_state()
         token = (probabilities / torch.empty_like(probabilities).exponential_(1)).argmax(-1)
         return token, ~torch.isfinite(probabilities).all()
 
@@ -251,6 +258,8 @@ class _Run:
         """Whether the answer has ended, at `limit` tokens with the prompt at the latest."""
         if self.late and self.ended:  # seen one step late: the last token is one too many
             self.length -= 1
+            if self.random_state is not None:
+                _generator(self.state.device).set_state(self.random_state)
             for recorded in (self.scores, self.logits, self.logprobs):
                 if recorded:
                     recorded.pop()
@@ -277,3 +286,8 @@ class _Run:
         if self.logprobs is None:
             return GenerateDecoderOnlyOutput(**values)
         return ArgusGenerateOutput(**values, logprobs=torch.stack(self.logprobs, dim=1))
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    """The one that random numbers of a device come from by default."""
+    return torch.cuda.default_generators[device.index] if device.type == "cuda" else torch.default_generator

@@ -9,20 +9,20 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.cache_utils import DynamicCache
 
+from .decode_weights_argus import DecodeWeights
 from .kernels_argus import Kernels, choose
-from .quantized_argus import Int8Weight, decode_weight
+from .quantized_argus import Int8Weight
 from .text_argus import rotary_embeddings
 
 BUCKET = 256  # capacities are multiples of it: a graph serves every length below
 _AHEAD = 1024  # tokens that room is made for at once; a longer answer makes the buffers grow
-_MAX_FREE = 2  # states that a model keeps for later calls
+_MAX_FREE = 4  # states that a model keeps for later calls
 MAX_EOS = 16  # ids that end an answer; more of them are looked at outside of the step
 _POOL: "weakref.WeakKeyDictionary[nn.Module, list[DecodeState]]" = weakref.WeakKeyDictionary()
 _POOL_LOCK, _CAPTURE_LOCK = threading.Lock(), threading.Lock()
@@ -33,60 +33,14 @@ def uses_graph(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def capture(step: Callable[[], None]) -> Callable[[], None]:
+def capture(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """A CUDA graph's replay of one step; nothing is computed yet. Other threads may go on using the device."""
     graph = torch.cuda.CUDAGraph()
-    with _CAPTURE_LOCK, torch.cuda.graph(graph, capture_error_mode="thread_local"):  # all captures share a stream
+    # torch's own choice of a stream is one for the process, on the device of the first capture.
+    stream = torch.cuda.Stream(device)
+    with _CAPTURE_LOCK, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         step()
     return graph.replay
-
-
-class LayerWeights(NamedTuple):
-    """One layer's weights: norms float[D], projections float[N, K] or Int8Weight, a bias or None."""
-
-    input_norm: torch.Tensor
-    qkv: torch.Tensor | Int8Weight
-    qkv_bias: torch.Tensor | None
-    o: torch.Tensor | Int8Weight
-    post_norm: torch.Tensor
-    gate_up: torch.Tensor | Int8Weight
-    down: torch.Tensor | Int8Weight
-
-
-class DecodeWeights(NamedTuple):
-    """Everything that a step reads, as it lies in the model: nothing is copied."""
-
-    embedding: torch.Tensor
-    layers: tuple[LayerWeights, ...]
-    norm: torch.Tensor
-    head: torch.Tensor | Int8Weight
-
-    @classmethod
-    def of(cls, model) -> "DecodeWeights":
-        decoder = model.get_decoder()
-        layers = tuple(
-            LayerWeights(
-                layer.input_layernorm.weight.detach(),
-                decode_weight(layer.self_attn.qkv_proj),
-                None if layer.self_attn.qkv_proj.bias is None else layer.self_attn.qkv_proj.bias.detach(),
-                decode_weight(layer.self_attn.o_proj),
-                layer.post_attention_layernorm.weight.detach(),
-                decode_weight(layer.mlp.gate_up_proj),
-                decode_weight(layer.mlp.down_proj),
-            )
-            for layer in decoder.layers
-        )
-        return cls(
-            decoder.embed_tokens.weight.detach(), layers, decoder.norm.weight.detach(), decode_weight(model.lm_head)
-        )
-
-    def tensors(self) -> Iterator[torch.Tensor]:
-        for each in (self.embedding, *(w for layer in self.layers for w in layer), self.norm, self.head):
-            yield from each if isinstance(each, Int8Weight) else () if each is None else (each,)
-
-    def addresses(self) -> tuple[int, ...]:
-        """What a captured graph has of the weights."""
-        return tuple(tensor.data_ptr() for tensor in self.tensors())
 
 
 class DecodeState:
@@ -99,11 +53,11 @@ class DecodeState:
     """
 
     def __init__(self, model, rows: int, capacity: int):
-        self.config = config = model.get_decoder().config
+        self.config = model.get_decoder().config
         self.rows, self.capacity, self.length = rows, 0, 0
         embedding = model.get_decoder().embed_tokens.weight
         self.dtype, self.device = embedding.dtype, embedding.device
-        self.weights, self.kernels = None, None
+        self.weights, self.kernels, self.addresses = None, None, None
         self.graphs: dict[str, Callable[[], None]] = {}
         self.given_back = None  # when the work of the call before has been done
         # A buffer made in inference mode could not be written outside of it.
@@ -111,7 +65,7 @@ class DecodeState:
             here = {"device": self.device}
             self.token, self.positions = torch.zeros(2, rows, dtype=torch.int64, **here)
             self.slot = torch.zeros(1, dtype=torch.int64, **here)
-            self.logits = torch.zeros(rows, config.vocab_size, dtype=self.dtype, **here)
+            self.logits = torch.zeros(rows, model.lm_head.weight.shape[0], dtype=self.dtype, **here)
             self.finished = torch.zeros(rows, dtype=torch.bool, **here)
             self.ended = torch.zeros((), dtype=torch.bool, **here)
             self.eos = torch.full((MAX_EOS,), -1, **here)
@@ -143,19 +97,20 @@ class DecodeState:
         self.warm = False
 
     def fits(self, weights: DecodeWeights, rows: int, capacity: int) -> bool:
-        embedding = weights.embedding
+        embedding, head = weights.embedding, weights.head
         return (
             (self.rows, self.dtype, self.device) == (rows, embedding.dtype, embedding.device)
             and self.capacity >= capacity
-            and self.logits.shape[1] == weights.embedding.shape[0]
+            and self.logits.shape[1] == (head.values if isinstance(head, Int8Weight) else head).shape[0]
             and len(weights.layers) == len(self.keys)
         )
 
     def bind(self, weights: DecodeWeights, kernels: Kernels) -> None:
         """Takes the weights of this call; graphs of other weights, or kernels, are forgotten."""
-        if self.weights is None or self.kernels is not kernels or self.weights.addresses() != weights.addresses():
+        addresses = weights.addresses()
+        if self.kernels is not kernels or self.addresses != addresses:
             self._forget_graphs()
-        self.weights, self.kernels = weights, kernels
+        self.weights, self.kernels, self.addresses = weights, kernels, addresses
 
     def begin(self, length: int, mask, positions, eos: torch.Tensor | None, pad: torch.Tensor | None) -> None:
         """Makes ready for a prompt of `length` tokens.
@@ -231,7 +186,7 @@ class DecodeState:
             return
         replay = self.graphs.get(name)
         if replay is None and self.warm:
-            replay = self.graphs[name] = capture(getattr(self, name))
+            replay = self.graphs[name] = capture(getattr(self, name), self.device)
         if replay is not None:
             replay()
             return
@@ -316,15 +271,29 @@ def borrowed_state(model, rows: int, length: int, max_length: int) -> Iterator[D
         else:
             free.remove(state)
     if state is None:
-        state = DecodeState(model, rows, needed)
+        try:
+            state = DecodeState(model, rows, needed)
+        except torch.OutOfMemoryError:  # what waits for other calls is given up for this one
+            free_states(model)
+            state = DecodeState(model, rows, needed)
     if state.given_back is not None:
-        torch.cuda.current_stream(state.device).wait_event(state.given_back)
+        stream = torch.cuda.current_stream(state.device)
+        stream.wait_event(state.given_back)
+        for each in vars(state).values():  # it may be another stream than the one that they were made on
+            if isinstance(each, torch.Tensor):
+                each.record_stream(stream)
     state.bind(weights, kernels)
-    yield state
+    try:
+        yield state
+    except torch.OutOfMemoryError:
+        free_states(model)
+        raise
     if state.device.type == "cuda":
         state.given_back = torch.cuda.Event()
         state.given_back.record(torch.cuda.current_stream(state.device))
+    state.weights = None  # the addresses are enough, and the model may let its weights go
     with _POOL_LOCK:
+        free = _POOL.setdefault(model, [])
         free.append(state)
         del free[:-_MAX_FREE]
 

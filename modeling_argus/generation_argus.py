@@ -17,9 +17,13 @@ from .decode_loop_argus import IMAGE_INPUTS, ArgusGenerateOutput, LogprobRecorde
 from .decode_rule_argus import why_not
 from .decode_state_argus import free_states
 
-logger = logging.get_logger(__name__)
+logger = logging.get_logger("transformers.argus")  # by that name it has transformers' verbosity
 # What belongs to the prompt alone and is no row of the batch; the model needs no more than IMAGE_INPUTS of it.
 PROMPT_INPUTS = ("num_patches", "image_sizes", *IMAGE_INPUTS)
+NO_LOGPROBS = (
+    "output_logprobs=True needs return_dict_in_generate=True and greedy decoding or sampling; beams have "
+    "output_scores=True and compute_transition_scores()."
+)
 _RUNNING: ContextVar["_Generation | None"] = ContextVar("argus_running_generation", default=None)
 
 
@@ -48,9 +52,13 @@ class ArgusGenerationMixin(GenerationMixin):
             raise ValueError("prefill_chunk_size cannot cut a prompt with images: leave it out.")
         if kwargs.get("mm_encoder_outputs") is not None:
             self._check_encoded_output(kwargs["mm_encoder_outputs"])
+        for name, given in (("fast_decode", fast_decode), ("output_logprobs", output_logprobs)):
+            if not isinstance(given, bool | None):
+                raise ValueError(f"{name} must be True or False, got {given!r}.")
         streamer = kwargs.get("streamer")
         assists = bool(getattr(kwargs.get("generation_config"), "is_assistant", False))
-        outer = _RUNNING.set(_Generation(assists, fast_decode, output_logprobs))
+        own_positions = kwargs.get("position_ids") is not None
+        outer = _RUNNING.set(_Generation(assists, fast_decode, output_logprobs, own_positions))
         try:
             with deferred_checks() as checks:
                 if streamer is not None:
@@ -58,10 +66,7 @@ class ArgusGenerationMixin(GenerationMixin):
                 output = super().generate(*args, **kwargs)
                 checks.settle(wait=True)
             if output_logprobs and getattr(output, "logprobs", None) is None:
-                raise ValueError(
-                    "output_logprobs=True needs return_dict_in_generate=True and greedy decoding or sampling; beams "
-                    "have output_scores=True and compute_transition_scores()."
-                )
+                raise ValueError(NO_LOGPROBS)
         except BaseException:
             if streamer is not None:
                 streamer.end()  # whoever reads from it in another thread would wait for ever
@@ -115,6 +120,9 @@ class ArgusGenerationMixin(GenerationMixin):
         cache = model_kwargs.get("past_key_values")
         if (running := _RUNNING.get()) is not None:
             running.has_own_cache = cache is not None and getattr(cache, "prefix_length", None) is None
+            plain = generation_config.get_generation_mode().value in ("greedy_search", "sample")
+            if running.wants_logprobs and not (plain and generation_config.return_dict_in_generate):
+                raise ValueError(NO_LOGPROBS)
         return super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
 
     def _supports_mm_encoder_outputs(self) -> bool:
@@ -181,11 +189,12 @@ class ArgusGenerationMixin(GenerationMixin):
 @dataclass
 class _Generation:
     """What a running `generate()` knows: whether it guesses for another, what it was asked for, whether the caller
-    brought a cache, how many ids its prompt has, and whether its mask holds zeros."""
+    brought positions or a cache, how many ids its prompt has, and whether its mask holds zeros."""
 
     assists: bool
     fast_decode: bool | None = None
     wants_logprobs: bool = False
+    has_own_positions: bool = False
     has_own_cache: bool = False
     prompt_length: int | None = None
     is_padded: bool | None = None

@@ -23,8 +23,9 @@ from .compat_modeling_argus import causal_mask  # noqa: F401
 from .configuration_argus import ArgusConfig
 from .connector_argus import ArgusConnector
 from .decode_loop_argus import decode  # noqa: F401
-from .decode_rule_argus import why_not  # noqa: F401
+from .decode_rule_argus import known_models
 from .decode_state_argus import DecodeState  # noqa: F401
+from .decode_weights_argus import DecodeWeights  # noqa: F401
 from .encoded_argus import EncodedImage, EncodedImages
 from .generation_argus import ArgusGenerationMixin
 from .kernels_argus import choose  # noqa: F401
@@ -346,5 +347,7 @@ class ArgusForConditionalGeneration(ArgusPreTrainedModel, ArgusEncodingMixin, Ar
             image_hidden_states=outputs.image_hidden_states,
         )
 
+
+known_models(ArgusModel, ArgusForConditionalGeneration)
 
 __all__ = ["ArgusForConditionalGeneration", "ArgusModel", "EncodedImage", "EncodedImages"]

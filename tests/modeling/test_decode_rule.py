@@ -6,10 +6,12 @@ import logging
 import pytest
 import torch
 from tiny import tiny_inputs, tiny_model
-from transformers import GenerationConfig
+from transformers import AttentionInterface, GenerationConfig
 from transformers.cache_utils import DynamicCache
+from transformers.generation import EosTokenCriteria, StoppingCriteriaList
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from modeling_argus import generation_argus
+from modeling_argus import generation_argus, text_argus
 from modeling_argus.decode_rule_argus import why_model_not, why_not
 
 GENERATE = {"max_new_tokens": 6}
@@ -44,7 +46,7 @@ CALLS = {
     "cache_implementation='static'": {"cache_implementation": "static", "disable_compile": True},
     "use_cache=False": {"use_cache": False},
     "hidden states": {"output_hidden_states": True, "return_dict_in_generate": True},
-    "past_key_values of the caller's own": {"past_key_values": None},
+    "of the caller's own": {"past_key_values": None},
 }
 
 
@@ -134,7 +136,64 @@ def compiled(model):
     model.compile(backend="eager")
 
 
+def with_a_bias(model):
+    model.model.text_model.layers[0].mlp.down_proj = torch.nn.Linear(72, 48)
+
+
+def with_a_head_with_bias(model):
+    model.lm_head = torch.nn.Linear(48, 300)
+
+
+def with_layers_in_another_order(model):
+    model.model.text_model.layers = torch.nn.ModuleList(list(model.model.text_model.layers)[::-1])
+
+
+def with_a_layer_less(model):
+    layers = model.model.text_model.layers
+    model.model.text_model.layers = torch.nn.ModuleList([layers[0], layers[2]])
+
+
+def with_another_scale(model):
+    model.model.text_model.layers[0].self_attn.scaling = 0.5
+
+
+def with_another_eps(model):
+    model.model.text_model.norm.eps = 0.1
+
+
+def with_a_part_in_training(model):
+    model.config.text_config.attention_dropout = model.model.text_model.config.attention_dropout = 0.1
+    model.model.text_model.layers[0].self_attn.train()
+
+
+def with_an_attention_of_ones_own(model):
+    AttentionInterface.register("hot", ALL_ATTENTION_FUNCTIONS["sdpa"])
+    model.set_attn_implementation("hot")
+
+
+def with_a_norm_that_is_a_view(model):
+    model.model.text_model.norm.weight = torch.nn.Parameter(torch.ones(96)[::2])
+
+
+def with_a_subclass_of_its_own(model):
+    class Louder(type(model)):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    model.__class__ = Louder
+
+
 CHANGES = {
+    with_a_bias: "a bias",
+    with_a_head_with_bias: "a bias",
+    with_layers_in_another_order: "order",
+    with_a_layer_less: "order",
+    with_another_scale: "scales by 0.5",
+    with_another_eps: "eps",
+    with_a_part_in_training: "training",
+    with_an_attention_of_ones_own: "attention 'hot'",
+    with_a_norm_that_is_a_view: "not contiguous",
+    with_a_subclass_of_its_own: "Louder has a forward of its own",
     with_forward_hook: "a hook hook",
     with_pre_hook_on_top: "a hook hook",
     with_another_module: "Sequential stands",
@@ -153,6 +212,37 @@ def test_models_that_are_handed_over(change):
     assert why_model_not(model, model.device) is None
     change(model)
     assert CHANGES[change] in why_model_not(model, model.device)
+
+
+@pytest.mark.parametrize("name", ["ArgusTextMLP", "ArgusTextLayer", "ArgusRMSNorm"])
+def test_classes_whose_forward_a_library_replaces(monkeypatch, name):
+    model, part = tiny_model(), getattr(text_argus, name)
+    forward = part.forward
+    monkeypatch.setattr(part, "forward", lambda self, *args, **kwargs: forward(self, *args, **kwargs))
+    assert "forward is replaced" in why_model_not(model, model.device)
+
+
+def test_a_subclass_with_the_same_forward_is_served():
+    model = tiny_model()
+    model.__class__ = type("Mine", (type(model),), {})
+    assert why_model_not(model, model.device) is None
+
+
+def test_positions_of_the_callers_own(model, reasons):
+    inputs = tiny_inputs(model, (2,))
+    T = inputs["input_ids"].shape[1]
+    model.generate(**inputs, **GENERATE, position_ids=torch.arange(T)[None] + 300)
+    assert "position_ids of the caller's own" in reasons[-1]
+
+
+def test_a_loop_of_ones_own_without_a_length(model):
+    def loop(model, input_ids, logits_processor, stopping_criteria, generation_config, **kwargs):
+        criteria = StoppingCriteriaList([EosTokenCriteria(list(range(0, 300, 2)))])
+        generation_config._pad_token_tensor = torch.tensor(0)
+        return model._sample(input_ids, logits_processor, criteria, generation_config, **kwargs)
+
+    inputs = tiny_inputs(model, (2,))
+    assert model.generate(**inputs, custom_generate=loop, max_new_tokens=4).shape[1] > inputs["input_ids"].shape[1]
 
 
 def test_a_hooked_model_calls_its_hook_for_every_token(reasons, expected):
