@@ -3,7 +3,8 @@
     python -m benchmarks.efficiency.all --budget-minutes 8
 
 Meant for a GPU machine that is lent for minutes; on a CPU it does the same with fewer repeats. A cell that fails is
-recorded and the next one goes on. No part takes more than its share of the budget, so the last ones get their turn.
+recorded and the next one goes on. A part starts no cell after its share of what is left, so the last ones get their
+turn; what a part leaves over goes to those after it, and what it overruns is taken from them.
 """
 
 import argparse
@@ -20,9 +21,36 @@ from .common import ROOT, Report, build_parser, set_up, shape_of
 from .measuring import Budget
 from .sides import OURS, TORCHVISION, build_sides
 
+# Of the budget, in order of importance; they add up to one.
+SHARES = {
+    "ttft": 0.22,
+    "decode": 0.33,
+    "recipes": 0.15,
+    "quantization": 0.12,
+    "images": 0.05,
+    "figure6": 0.04,
+    "fidelity": 0.03,
+    "reuse": 0.01,
+    "upscale": 0.02,
+    "profile": 0.03,
+}
 
-def parts(args) -> list[tuple[str, float, object]]:
-    """(name, share of the budget, function of a Budget) in order of importance; each writes its own files."""
+
+def turn_of(name: str, names: list[str], budget: Budget) -> Budget:
+    """The budget of a part: its share of what is left, against the parts of `names` from it on."""
+    if budget.minutes is None:
+        return budget
+    waiting = sum(SHARES[each] for each in names[names.index(name) :])
+    return Budget(max(budget.left(), 0) / 60 * SHARES[name] / waiting, budget.clock)
+
+
+def seconds_for(budget: Budget, whole: Budget) -> float:
+    """Of a part that cannot stop by itself: its share, a minute at least and five at most, within the whole budget."""
+    return min(max(min(budget.left(), 300), 60), whole.left())
+
+
+def parts(args, whole: Budget) -> dict[str, object]:
+    """name -> function of a Budget, in order of importance; each writes its own files."""
     on_gpu = torch.device(args.device).type == "cuda"
     kept: dict[str, dict] = {}  # models are built once and go round
 
@@ -100,7 +128,7 @@ def parts(args) -> list[tuple[str, float, object]]:
     def fidelity(budget):
         command = [sys.executable, "-m", "benchmarks.efficiency.fidelity", "--device", args.device]
         command += ["--out", str(args.out.resolve()), *(["--tiny"] if args.tiny else [])]
-        seconds = max(min(budget.left(), 300), 60)
+        seconds = seconds_for(budget, whole)
         try:
             done = subprocess.run(command, cwd=ROOT, timeout=seconds)
         except subprocess.TimeoutExpired:  # its own words would name a path
@@ -111,17 +139,11 @@ def parts(args) -> list[tuple[str, float, object]]:
 
     # Two 2B models in bf16 are 9 GB, and minutes a request on a CPU: there they are asked for by name.
     shapes = ["256m", "2b"] if on_gpu else [key for key in args.shapes if key in ("256m", "2b")]
-    chosen = [("ttft", 0.3, first_token), ("decode", 0.4, tokens_a_second), ("recipes", 0.3, one_by_one)]
-    chosen += [("images", 0.15, throughput), ("quantization", 0.2, quantised)]
-    if on_gpu or "qwen3-vl-2b" in args.shapes:
-        chosen.append(("figure6", 0.2, others))
-    return [
-        *chosen,
-        ("fidelity", 0.15, fidelity),
-        ("reuse", 0.1, again),
-        ("upscale", 0.2, fewer),
-        ("profile", 0.3, where),
-    ]
+    functions = (first_token, tokens_a_second, one_by_one, quantised, throughput, others, fidelity, again, fewer, where)
+    chosen = dict(zip(SHARES, functions, strict=True))
+    if not on_gpu and "qwen3-vl-2b" not in args.shapes:
+        del chosen["figure6"]
+    return chosen
 
 
 def main(arguments=None) -> int:
@@ -133,25 +155,23 @@ def main(arguments=None) -> int:
     set_up(args)
     args.out.mkdir(parents=True, exist_ok=True)
     budget, failed, log = Budget(args.budget_minutes), 0, []
-    chosen = parts(args)
-    unknown = sorted(set(args.only or ()) - {name for name, *_ in chosen})
-    if unknown:
-        parser.error(f"--only {' '.join(unknown)}: the parts are {', '.join(name for name, *_ in chosen)}.")
+    chosen = parts(args, budget)
+    if unknown := sorted(set(args.only or ()) - set(chosen)):
+        parser.error(f"--only {' '.join(unknown)}: the parts are {', '.join(chosen)}.")
+    names = [name for name in chosen if not args.only or name in args.only]
 
     def keep(entry):
         log.append(entry)
         print(json.dumps(entry), flush=True)
         (args.out / "all.json").write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
 
-    for name, share, function in chosen:
-        if args.only and name not in args.only:
-            continue
+    for name in names:
         if budget.left() <= 0:
             keep({"part": name, "skipped": "the budget was spent"})
             continue
         start, entry = time.monotonic(), {"part": name}
         try:
-            report = function(budget.part(share))
+            report = chosen[name](turn_of(name, names, budget))
             if report:
                 entry |= {"failed cells": report.failed, "skipped cells": report.skipped}
         except Exception as error:  # the other parts are still worth having

@@ -26,18 +26,41 @@ RESULTS = ROOT / "benchmarks" / "results"
 _PRIVATE = ("--out", "--images")  # options whose values are paths
 
 
+def a_device(text: str) -> str:
+    """The name of a device that is there."""
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device: cuda, cuda:1 or cpu.") from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise argparse.ArgumentTypeError(f"{text!r}: torch {torch.__version__} finds {count} CUDA devices here.")
+    return text
+
+
+def at_least(lowest: int):
+    """The type of an option: a whole number that is no smaller."""
+
+    def number(text: str) -> int:
+        if not text.lstrip("-").isdecimal() or int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {lowest} or more.")
+        return int(text)
+
+    return number
+
+
 def build_parser(description: str, **defaults) -> argparse.ArgumentParser:
     """The options that all scripts have."""
     parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
     add("--out", type=Path, default=RESULTS, metavar="DIR", help="where table, plot and JSON lines go")
     add("--images", type=Path, metavar="DIR", help="a folder of JPEGs, COCO's val2017 for one (default: generated)")
-    add("--num-images", type=int, default=50, metavar="N", help="images to go round (default: 50)")
+    add("--num-images", type=at_least(1), default=50, metavar="N", help="images to go round (default: 50)")
     add("--shapes", nargs="+", choices=sorted(SHAPES), default=["256m"], help="models to measure")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:1, cpu")
+    add("--device", type=a_device, default="cuda" if torch.cuda.is_available() else "cpu", help="cuda, cuda:1, cpu")
     add("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="of the models")
-    add("--threads", type=int, metavar="N", help="threads of torch (default: its own choice)")
-    add("--repeats", type=int, metavar="N", help="timed rounds a cell (default: by device)")
+    add("--threads", type=at_least(1), metavar="N", help="threads of torch (default: its own choice)")
+    add("--repeats", type=at_least(1), metavar="N", help="timed rounds a cell (default: by device)")
     add("--budget-minutes", type=float, metavar="M", help="start nothing new after this time")
     add("--reference-attention", choices=("sdpa", "eager"), default="sdpa", help="attention of transformers' models")
     add("--tiny", action="store_true", help="tiny shapes and images: tries the script, measures nothing")

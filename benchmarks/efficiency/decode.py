@@ -10,6 +10,7 @@ Section 5.4's ratios are 1.77 (256M) and 1.90 (2B). Qwen3-VL-2B is transformers'
 norms: beside it stands Argus' decoder of the same sizes without them.
 """
 
+import argparse
 import gc
 from collections.abc import Callable
 
@@ -21,8 +22,12 @@ from .decode_bars import GPU_BARS, bars
 from .decode_prompts import make_prompt
 from .decode_sides import (
     COMPILED,
+    DEDUPLICATED,
     EAGER,
+    GRAPH,
     INT8,
+    KERNELS,
+    LOOP,
     NORM,
     ROTARY,
     Decoder,
@@ -37,6 +42,15 @@ PARTS = ("speed", "answers", "fp32-answers", "real-answers", "again")
 # (batch, context), the most telling first. A CPU reads the prompts of 16 rows for ten seconds a call.
 GRID = ((1, 880), (4, 880), (16, 880), (1, 128), (1, 4096), (4, 128), (16, 128), (4, 4096), (16, 4096))
 TINY_GRID = ((1, 60), (2, 24))
+PROCESS = (
+    "All sides share a process. Their first calls were made in the table's order, after the images had been encoded: "
+    "what an earlier one compiled or loaded is warm for a later one."
+)
+STAGES = (
+    f"A stage has what the one above it has, but for `{LOOP}` and `{GRAPH}`: these run torch's operations alone, "
+    f"without the fused norms, rotary and SwiGLU of `{DEDUPLICATED}`. "
+    f"`{KERNELS}` has all of them again, and is what ships."
+)
 CPU_GRID = ((1, 880), (1, 128), (4, 880), (1, 4096), (16, 880))
 
 
@@ -156,6 +170,7 @@ def speed(report: Report, models: Models, cell: tuple[str, int, int], bandwidth:
     found = measure(report, name, chosen, prompt, tokens, repeats, bandwidth)
     tiles = 0 if prompt.features is None else len(prompt.features)
     note = f"{tiles} tiles in the context, {tokens} tokens after the first; read bandwidth {bandwidth / 1e9:,.0f} GB/s."
+    note += f" {PROCESS}" + (f" {STAGES}" if GRAPH in chosen else "")
     if shape.kind == "qwen3_vl":
         note += " Argus cannot load this model: its rows are a decoder of the same sizes without q and k norms."
     tabulate(report, f"{shape.name}: {name.split(': ', 1)[1]}", found, note)
@@ -190,6 +205,13 @@ def draw(report: Report, found: dict) -> None:
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
+def grid_of(args) -> list[tuple[int, int]]:
+    """(batch, context) of the cells that were asked for."""
+    grid = TINY_GRID if args.tiny else GRID if torch.device(args.device).type == "cuda" else CPU_GRID
+    batches, contexts = (getattr(args, name, None) for name in ("batches", "contexts"))
+    return [cell for cell in grid if (not batches or cell[0] in batches) and (not contexts or cell[1] in contexts)]
+
+
 def run(report: Report, keys=None, prepared: Callable | None = None) -> dict:
     """The first cell of each shape, then the answers and the second call, then the other batches and contexts.
 
@@ -197,12 +219,8 @@ def run(report: Report, keys=None, prepared: Callable | None = None) -> dict:
     """
     args = report.args
     on_gpu, dtype = torch.device(args.device).type == "cuda", getattr(torch, args.dtype)
-    parts, batches, contexts = (getattr(args, name, None) for name in ("parts", "batches", "contexts"))
-    grid = [
-        cell
-        for cell in (TINY_GRID if args.tiny else GRID if on_gpu else CPU_GRID)
-        if (not batches or cell[0] in batches) and (not contexts or cell[1] in contexts)
-    ]
+    parts = getattr(args, "parts", None)
+    grid = grid_of(args)
     keys, models = list(keys or args.shapes), Models(report, prepared)
     barred = [key for key in keys if key in GPU_BARS and (on_gpu or key == "256m")]
     found, answers, again = {}, {}, {}
@@ -237,7 +255,8 @@ def run(report: Report, keys=None, prepared: Callable | None = None) -> dict:
     if answers:
         decode_answers.table(report, answers)
     if barred and wanted("again"):
-        again = report.attempt(f"{barred[0]}: again", decode_again.measure, report, barred[0], *models(barred[0])) or {}
+        key = barred[0]
+        again = report.attempt(f"{key}: again", lambda: decode_again.measure(report, key, *models(key))) or {}
         write()
     if on_gpu or getattr(args, "compiled", None):  # it may compile for minutes
         cells(barred, grid[:1], [EAGER, COMPILED])
@@ -258,6 +277,11 @@ def main(arguments=None) -> int:
     add("--contexts", nargs="+", type=int, metavar="T", help="of the contexts 880, 128 and 4096 these alone")
     add("--compiled", action="store_true", default=None, help="transformers' compiled path on a CPU too")
     args = parser.parse_args(arguments)
+    if not grid_of(args):
+        every = ", ".join(
+            f"{batch} x {context}" for batch, context in grid_of(argparse.Namespace(tiny=args.tiny, device=args.device))
+        )
+        parser.error(f"--batches and --contexts leave no cell; batch x context here: {every}.")
     on_gpu = torch.device(args.device).type == "cuda"
     args.shapes = args.shapes or (["256m", "2b", "500m", "qwen3-vl-2b"] if on_gpu else ["256m"])
     set_up(args)

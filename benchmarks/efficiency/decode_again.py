@@ -1,7 +1,8 @@
 """A second `generate()` with a longer prompt and another image: what is built, compiled or captured once more.
 
 Argus owns its buffers and graphs: a later call that fits into them builds nothing. Counted are buffers that were made
-and graphs that were captured, and that Argus' own loop ran at all; transformers' eager path, which has none of them, stands beside it for the time.
+and graphs that were captured, and that Argus' own loop ran at all; transformers' eager path, which has none of them,
+stands beside it for the time.
 """
 
 from functools import partial

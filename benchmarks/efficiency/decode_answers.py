@@ -2,9 +2,9 @@
 
 In fp32 both have the same tokens, unless the two likeliest of them were less than 1e-4 apart. In 16 bits every
 divergence begins at a near-tie: the gap is no larger than the logits of the two tokens differ there between the paths.
-A loop of any logits whatever passes that, as long as it repeats itself; so the loop must also be no further from the same
+Any logits whatever pass that, as long as they repeat themselves; so the loop must also be no further from the same
 weights under transformers' loop, where decoding alone differs, than 16 bits cost. The distance from transformers' own
-class, which rounds elsewhere throughout, stands beside. Every answer counts that Argus' own loop gave it.
+class, which rounds elsewhere throughout, stands beside. Of every answer it is counted that Argus' own loop gave it.
 """
 
 import copy
@@ -249,7 +249,7 @@ def table(report: Report, found: dict[str, dict]) -> None:
         ["answer", "rows", "tokens", "distinct", "divergences", "unexplained", *names],
         rows,
         "A divergence ends its row's comparison; its gap is how much lower transformers' logit of Argus' token was. It "
-        "is explained in fp32 by a gap below 1e-4, in 16 bits by one no larger than the paths' logits of its two tokens "
-        "differ there, and that says little unless the loop is near its slow path, which a speed requires. Differences "
-        "of logits: largest / root mean square, on transformers' answer, fed to all.",
+        "is explained in fp32 by a gap below 1e-4, in 16 bits by one no larger than the paths' logits of both tokens "
+        "differ there. That says little unless the loop is near its slow path, which a speed requires. Differences of "
+        "logits: largest / root mean square, on transformers' answer, fed to all.",
     )

@@ -15,7 +15,7 @@ import torch
 from modeling_argus.kernels_argus import choose, linear
 
 from . import quantization_quality
-from .common import Report, build_parser, repeats_of, set_up, shape_of, stacked_bars
+from .common import Report, at_least, build_parser, repeats_of, set_up, shape_of, stacked_bars
 from .measuring import in_turn, median, quantile, shown
 from .quantization_layer import (
     LARGEST_BATCH,
@@ -30,6 +30,7 @@ from .quantization_layer import (
 
 ROWS, TINY_ROWS = (1, 4, 16, 880), (1, 4, 80)
 CONTEXT = 880
+KEYS = ("256m", "500m", "2b")  # Argus has no decoder of Qwen3-VL's layers
 PAPER = 499.08 / 533.28  # Section 3.1: tokens/s of FP8 by those of bf16, SmolVLM-256M on an H100
 PLAIN, LAYER, STEP, FIVE = "bf16", "whole layer", "whole step", "bf16, the decoding loop's kernels"
 GROUPS = ("add + norm", "quantise", "qkv", "rotary + cache", "attention", "o", "gate-up", "SiLU", "down")
@@ -159,9 +160,15 @@ def table(report: Report, cell: dict) -> None:
     rows.append([LAYER, *(shown(parts.get(LAYER), 2) for parts in apart.values())])
     rows.append([f"{STEP} (ms)", *(shown(side["step ms"], 3) for side in sides.values())])
     plain = sides[PLAIN]["step ms"]
+    rows.append(["quartiles", *(f"{side['q25']:.3f} to {side['q75']:.3f}" for side in sides.values())])
     rows.append(["of bf16's step", *(shown(side["step ms"] / plain, 3) for side in sides.values())])
     what = f"a prompt of {cell['rows']} tokens" if cell["rows"] > LARGEST_BATCH else f"batch {cell['rows']}"
     report.table(f"{cell['shape']}: {what}", ["us a layer", *sides], rows)
+
+
+def two_digits(value: float) -> str:
+    """A signed number as precise as these are."""
+    return f"{float(f'{value:.2g}'):+g}"
 
 
 def finding(cells: list[dict], on_gpu: bool) -> str:
@@ -171,6 +178,9 @@ def finding(cells: list[dict], on_gpu: bool) -> str:
         sides = sides_of(cell)
         plain = sides[PLAIN]
         others = {n: s for n, s in sides.items() if n != PLAIN and s["us a layer"]}
+        if not others:
+            said.append(f"- {cell['shape']}, batch 1: nothing stands beside bf16, as every other variant failed.")
+            continue
         name, best = min(others.items(), key=lambda item: item[1]["step ms"])
         gained, cost = products(plain) - products(best), quantising(best, plain)
         change = (plain["step ms"] / best["step ms"] - 1) * 100
@@ -181,10 +191,10 @@ def finding(cells: list[dict], on_gpu: bool) -> str:
             if FIVE in sides:
                 own = plain["step ms"] / sides[FIVE]["step ms"]
                 verdict += f" (bf16 by the decoding loop's own kernels gives {own:.2f}x the tokens/s)"
-        spent = f" {cost:+.2f} us spent on quantising activations," if on_gpu else ""
+        spent = f" {two_digits(cost)} us spent on quantising activations," if on_gpu else ""
         said.append(
-            f"- {cell['shape']}, batch 1: `{name}` against bf16: {gained:+.2f} us a layer gained in products,{spent} "
-            f"{change:+.1f}% tokens/s in the whole step{verdict}."
+            f"- {cell['shape']}, batch 1: `{name}` against bf16: {two_digits(gained)} us a layer gained in products,"
+            f"{spent} {two_digits(change)}% tokens/s in the whole step{verdict}."
         )
     paper = (
         "The paper (SmolVLM-256M, H100, vLLM): products 1.39 us faster, quantising 5.50 us slower, "
@@ -219,22 +229,37 @@ def run(report: Report, keys=None, rows=None, scenes: int = 0) -> None:
             if on_gpu:
                 torch.cuda.empty_cache()
     for cell in sorted(cells, key=lambda c: (keys.index(c["cell"].split(":")[0]), c["rows"])):
-        table(report, cell)
+        report.always(f"{cell['cell']}, table", table, report, cell)
     if scenes:
         report.attempt("argus-nano", quantization_quality.run, report, scenes)
+    write(report, cells)
     first = next((c for c in cells if c["rows"] == 1), None)
     if first:
-        report.plot(lambda axes: draw(axes, first), size=(9, 1.6 + 0.45 * len(sides_of(first))))
+        size = (9, 1.6 + 0.45 * len(sides_of(first)))
+        report.always("plot", lambda: report.plot(lambda axes: draw(axes, first), size=size))
+        write(report, cells)
+
+
+def write(report: Report, cells: list[dict]) -> None:
+    """The tables so far and what they say."""
+    args, on_gpu = report.args, torch.device(report.args.device).type == "cuda"
+    said = report.always("finding", finding, cells, on_gpu) or ""
     what = "FP8 weights and activations" if on_gpu else "int8 weights"
-    note = f"bf16 against {what}; context {40 if args.tiny else CONTEXT}, no biases. " + finding(cells, on_gpu)
+    note = f"bf16 against {what}; context {40 if args.tiny else CONTEXT}, no biases. " + said
     report.write("Quantisation, operation by operation (Section 3.1, Figure 4)", note)
 
 
 def main(arguments=None) -> int:
-    parser = build_parser(__doc__.splitlines()[0], shapes=["256m", "500m", "2b"])
-    parser.add_argument("--rows", type=int, nargs="+", metavar="N", help="tokens at once (more than 64: a prompt)")
-    parser.add_argument("--scenes", type=int, metavar="N", help="for argus-nano's scores (default: 64, 2 with --tiny)")
+    parser = build_parser(__doc__.splitlines()[0], shapes=list(KEYS))
+    parser.add_argument(
+        "--rows", type=at_least(1), nargs="+", metavar="N", help="tokens at once (more than 64: a prompt)"
+    )
+    parser.add_argument(
+        "--scenes", type=at_least(0), metavar="N", help="for argus-nano's scores (default: 64, 2 with --tiny)"
+    )
     args = parser.parse_args(arguments)
+    if unknown := sorted(set(args.shapes) - set(KEYS)):
+        parser.error(f"--shapes {' '.join(unknown)}: of these {', '.join(KEYS)} are measured here.")
     if args.dtype != "bfloat16":
         parser.error(f"--dtype {args.dtype}: bfloat16 is what FP8 and int8 are held against.")
     set_up(args)

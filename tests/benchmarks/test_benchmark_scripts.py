@@ -11,7 +11,7 @@ from benchmarks.efficiency import all as everything
 from benchmarks.efficiency import pictures, ttft
 from benchmarks.efficiency.common import Report, build_parser, command_line
 from benchmarks.efficiency.images import memory_bars, memory_factor
-from benchmarks.efficiency.measuring import Bar
+from benchmarks.efficiency.measuring import Bar, Budget
 from benchmarks.efficiency.shapes import TINY
 from benchmarks.efficiency.sides import OURS, OURS_NATIVE, OURS_ONE_RESIZE, PIL, TORCHVISION, build_sides
 
@@ -321,6 +321,23 @@ def test_parts_past_the_budget_are_said_to_be_skipped(tmp_path, capsys):
     log = json.loads((tmp_path / "all.json").read_text())
     assert {entry["part"] for entry in log} >= {"ttft", "recipes", "images", "fidelity"}
     assert all(entry["skipped"] for entry in log)
+
+
+def test_every_part_gets_its_turn():
+    """By a clock that stands still but for what parts take: one that overruns leaves the last its share of the rest."""
+    now, names = [0.0], list(everything.SHARES)
+    budget = Budget(10, lambda: now[0])
+    assert sum(everything.SHARES.values()) == pytest.approx(1)
+    assert everything.turn_of("ttft", names, budget).left() == pytest.approx(132)
+    now[0] = 300.0
+    decode, last = (everything.turn_of(name, names, budget).left() for name in ("decode", "profile"))
+    assert decode == pytest.approx(300 * 0.33 / 0.78) and last == pytest.approx(300)
+    part = everything.turn_of("fidelity", names, budget)
+    assert part.left() < 300 and everything.seconds_for(Budget(0.1, lambda: now[0]), budget) == 60
+    now[0] = 590.0
+    assert everything.seconds_for(part, budget) == pytest.approx(10)
+    assert everything.turn_of("decode", names, Budget()).left() == float("inf")
+    assert everything.seconds_for(Budget(), Budget()) == 300
 
 
 def test_a_bar_can_be_a_floor_or_a_ceiling():

@@ -251,6 +251,13 @@ def test_speed_counts_only_with_answers_that_were_compared():
     assert times is None and note.endswith(f"failed: {EAGER}") and fast == 60.0
 
 
+def test_a_grid_without_a_cell_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        decode.main(["--batches", "7", "--device", "cpu", "--out", str(tmp_path / "none")])
+    assert "leave no cell; batch x context here: 1 x 880, 1 x 128" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_it_measures_every_part(run_script):
     run = run_script("decode")
     cells = {cell["cell"]: cell for cell in run.cells("decode")}

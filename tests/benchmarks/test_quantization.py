@@ -129,7 +129,7 @@ def test_the_script_writes_a_table_of_operations_and_what_they_add_up_to(tmp_pat
             assert side["step ms"] > 0 and set(quantization.PRODUCTS) < set(side["us a layer"])
     text = (tmp_path / "quantization.md").read_text(encoding="utf-8")
     assert "SmolVLM-256M: batch 1" in text and "a prompt of 80 tokens" in text and "is not measured here" in text
-    assert "tokens/s in the whole step" in text and "Not measured" not in text
+    assert "tokens/s in the whole step" in text and "| quartiles |" in text and "Not measured" not in text
 
 
 def cell_of(plain_ms, other_ms):
@@ -142,5 +142,49 @@ def cell_of(plain_ms, other_ms):
 @pytest.mark.parametrize("other_ms, words", [(2.2, "it holds here: FP8 is slower"), (1.8, "FP8 is faster")])
 def test_the_finding_follows_from_the_numbers(other_ms, words):
     said = quantization.finding([cell_of(2.0, other_ms)], on_gpu=True)
-    assert words in said and "+1.00 us a layer gained" in said and "+2.50 us spent on quantising" in said
-    assert f"{(2.0 / other_ms - 1) * 100:+.1f}% tokens/s" in said
+    assert words in said and "+1 us a layer gained" in said and "+2.5 us spent on quantising" in said
+    assert f"{(2.0 / other_ms - 1) * 100:+.2g}% tokens/s" in said
+
+
+def test_two_digits_by_hand():
+    assert [quantization.two_digits(v) for v in (145.34, 42.8, -6.4, 0.123, 1234)] == [
+        "+150",
+        "+43",
+        "-6.4",
+        "+0.12",
+        "+1200",
+    ]
+
+
+def test_bf16_alone_is_still_written(tmp_path, capsys, monkeypatch):
+    """Every other variant fails: bf16's numbers and the errors are in the report, in words."""
+    usual = quantization.operations
+
+    def broken(variant, *arguments):
+        found = usual(variant, *arguments)
+        if variant.quantise or variant.name != quantization.PLAIN:
+            return {name: lambda layer, b: 1 / 0 for name in found}
+        return found
+
+    monkeypatch.setattr(quantization, "operations", broken)
+    arguments = ["--tiny", "--shapes", "256m", "--rows", "1", "--scenes", "0", "--device", "cpu", "--repeats", "1"]
+    assert quantization.main([*arguments, "--out", str(tmp_path)]) == 1
+    text = (tmp_path / "quantization.md").read_text(encoding="utf-8")
+    assert "nothing stands beside bf16, as every other variant failed" in text
+    assert "| whole step (ms) |" in text and "ZeroDivisionError" in text
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--shapes", "qwen3-vl-2b"], "of these 256m, 500m, 2b are measured here"),
+        (["--rows", "0"], "'0' is not a whole number of 1 or more"),
+        (["--scenes", "-1"], "'-1' is not a whole number of 0 or more"),
+        (["--device", "cuda:99"], "finds"),
+        (["--device", "gpu"], "is no device"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(options, words, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        quantization.main([*options, "--out", str(tmp_path / "none")])
+    assert words in capsys.readouterr().err and not (tmp_path / "none").exists()
