@@ -59,6 +59,7 @@ class DecodeState:
         self.dtype, self.device = embedding.dtype, embedding.device
         self.weights, self.kernels, self.addresses = None, None, None
         self.graphs: dict[str, Callable[[], None]] = {}
+        self.is_biased = True  # whether attention is told which slots are seen; else it is all up to `length`
         self.given_back = None  # when the work of the call before has been done
         # A buffer made in inference mode could not be written outside of it.
         with torch.inference_mode(False), torch.no_grad():
@@ -121,6 +122,7 @@ class DecodeState:
             eos: int64[n], ids that end a row; pad: int64[], what follows them.
         """
         self.length = length
+        self.is_biased = mask is not None or self._looks_at_all
         self.bias.fill_(-torch.inf)
         if mask is None:
             self.bias[:, :length] = 0
@@ -149,7 +151,7 @@ class DecodeState:
         weights, k, eps = self.weights, self.kernels, self.config.rms_norm_eps
         self.slot += 1
         self.positions += 1
-        self.bias.index_fill_(1, self.slot, 0)
+        bias = self.bias.index_fill_(1, self.slot, 0) if self.is_biased else None
         span = self.capacity if self._looks_at_all else self.length
         x = F.embedding(self.token, weights.embedding)
         cos, sin = self.cos.index_select(0, self.positions), self.sin.index_select(0, self.positions)
@@ -157,7 +159,7 @@ class DecodeState:
             q = k.norm_qkv_rotary(
                 x, layer.input_norm, eps, layer.qkv, layer.qkv_bias, cos, sin, keys, values, self.slot
             )
-            attended = k.decode_attention(q, keys, values, self.bias, self.slot, span)
+            attended = k.decode_attention(q, keys, values, bias, self.slot, span)
             x = k.linear_add(attended, layer.o, x)
             x = k.linear_add(k.norm_gate_up(x, layer.post_norm, eps, layer.gate_up), layer.down, x)
         self.logits.copy_(k.norm_linear(x, weights.norm, eps, weights.head))

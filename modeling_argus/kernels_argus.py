@@ -109,6 +109,7 @@ def decode_attention(q, keys, values, bias, slot, span: int) -> torch.Tensor:
     Args:
         q: float[B, Hq, d]; keys, values: float[B, Hkv, C, d].
         bias: float[B, C], 0 for the slots that a row sees and -inf for the others: those behind `slot` among them.
+            None on a CPU, where `span` ends with the last token and nothing is padded: all slots are seen.
         slot: int64[1] on the device, the last slot that holds a token.
         span: no slot from here on is looked at; slot < span <= C.
 
@@ -117,8 +118,9 @@ def decode_attention(q, keys, values, bias, slot, span: int) -> torch.Tensor:
     """
     B, query_heads, d = q.shape
     # Heads that share keys are rows of one query: on a CPU four times as fast as `enable_gqa`.
+    mask = None if bias is None else bias[:, None, None, :span]
     out = F.scaled_dot_product_attention(
-        q.reshape(B, keys.shape[1], -1, d), keys[:, :, :span], values[:, :, :span], attn_mask=bias[:, None, None, :span]
+        q.reshape(B, keys.shape[1], -1, d), keys[:, :, :span], values[:, :, :span], attn_mask=mask
     )
     return out.reshape(B, query_heads * d)
 
