@@ -650,7 +650,9 @@ def test_foreign_code_runs_in_the_program_only_when_it_is_trusted(folder, pictur
     done = run_program(words, cwd=tmp_path, capture_output=True, text=True, modules_cache=str(tmp_path / "modules"))
     assert done.returncode == 0, done.stderr
     first, *lines = done.stdout.splitlines()
-    assert first == "the code of the folder ran" and done.stderr == ""
+    # torchao, which transformers imports where it is installed, is warned of by torch.
+    said = [line for line in done.stderr.splitlines() if "torch/utils/_pytree.py" not in line]
+    assert first == "the code of the folder ran" and said == []
     assert [json.loads(line)["image"] for line in lines] == pictures
 
 
