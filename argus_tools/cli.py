@@ -1,4 +1,4 @@
-"""The command line `argus`: describe, ask, detect and box; convert, bootstrap and export.
+"""The command line `argus`: describe, ask, detect and box; convert, bootstrap and export; train.
 
 What is here is cheap to import, so that `argus --help` is quick: torch and transformers are imported by the command
 that needs them. Exit status: 0; 2 and one line on stderr for bad input; 1 and one line for a fault of the program;
@@ -124,6 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     _add_tasks(commands)
     _add_checkpoints(commands)
+    _add_training(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -242,6 +243,18 @@ def _add_writing(command, run) -> None:
     command.set_defaults(run=run)
     command.add_argument("--out", required=True, metavar="DIR", help="the folder to write, whole or not at all")
     command.add_argument("--json", action="store_true", help="say what was written as one JSON object")
+
+
+def _add_training(commands) -> None:
+    from .train import command as train  # the package imports nothing heavy before it runs
+
+    command = commands.add_parser(
+        "train",
+        help="train or fine-tune a model from a YAML configuration",
+        description="Train a model in stages, as a YAML file says. The same command goes on from its checkpoints.",
+    )
+    train.add_arguments(command)
+    command.set_defaults(run=train.run)
 
 
 def _positive(text: str) -> int:

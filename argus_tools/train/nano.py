@@ -1,47 +1,49 @@
-"""The shape and the starting weights of argus-nano, the embedded default model."""
+"""The shape and the starting weights of argus-nano, the embedded default model: a checkpoint folder to train from."""
 
 import math
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
-from modeling_argus import ArgusConfig, ArgusForConditionalGeneration
+from modeling_argus import ArgusConfig
+from processing_argus import CHAT_TEMPLATE, ArgusImageProcessor, ArgusProcessor
 
-from .tokenizer import BOS, EOS, IMAGE, PAD
+from .saving import save_checkpoint
+from .tokenizer import BOS, EOS, IMAGE, NUM_LOCATION_BINS, PAD, train_tokenizer
+from .training_model import ArgusForTraining
+
+# 12 x 12 patches of 12 pixels: as coarse as boxes of small pictograms allow; finer ones cost more time than they teach.
+VISION = {
+    "hidden_size": 160,
+    "intermediate_size": 640,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "image_size": 144,
+    "patch_size": 12,
+}
+TEXT = {
+    "hidden_size": 160,
+    "intermediate_size": 448,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "rope_theta": 10000.0,
+}
 
 
-def nano_config(tokenizer: Tokenizer) -> ArgusConfig:
-    """2.0M parameters: 144-pixel tiles, 12 x 12 patches of 12 pixels, pixel-unshuffle 2, 36 tokens a tile.
-
-    Patches of 12 pixels are as coarse as boxes of small pictograms allow; finer ones cost more time than they teach.
-    """
+def nano_config(tokenizer: Tokenizer, vision: dict | None = None, text: dict | None = None) -> ArgusConfig:
+    """3 million parameters: 144-pixel tiles, pixel-unshuffle 2, 36 tokens a tile. `vision` and `text` change fields."""
     ids = {
         "pad_token_id": tokenizer.token_to_id(PAD),
         "bos_token_id": tokenizer.token_to_id(BOS),
         "eos_token_id": tokenizer.token_to_id(EOS),
     }
-    vision = {
-        "hidden_size": 128,
-        "intermediate_size": 512,
-        "num_hidden_layers": 5,
-        "num_attention_heads": 4,
-        "image_size": 144,
-        "patch_size": 12,
-    }
-    text = {
-        "vocab_size": tokenizer.get_vocab_size(),
-        "hidden_size": 128,
-        "intermediate_size": 352,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
-        "rope_theta": 10000.0,
-        **ids,
-    }
     return ArgusConfig(
-        vision_config=vision,
-        text_config=text,
+        vision_config={**VISION, **(vision or {})},
+        text_config={**TEXT, **(text or {}), "vocab_size": tokenizer.get_vocab_size(), **ids},
         image_token_id=tokenizer.token_to_id(IMAGE),
         pixel_unshuffle_factor=2,
         tie_word_embeddings=True,
@@ -49,12 +51,61 @@ def nano_config(tokenizer: Tokenizer) -> ArgusConfig:
     )
 
 
-def build_nano(tokenizer: Tokenizer, config: ArgusConfig | None = None, seed: int = 0) -> ArgusForConditionalGeneration:
+def make_nano(
+    out: str | Path,
+    *,
+    seed: int = 0,
+    vision: dict | None = None,
+    text: dict | None = None,
+    num_location_bins: int = NUM_LOCATION_BINS,
+    box_format: str = "location_tokens",
+    max_tiles: int = 6,
+) -> Path:
+    """Write a fresh model with its tokenizer and processor to `out`.
+
+    vision, text: fields of the two configurations that differ from nano's. num_location_bins, box_format: Section 4.2.
+    max_tiles: the processor's tile budget. Raises TypeError or ValueError for fields that do not fit.
+    """
+    tokenizer = train_tokenizer(num_location_bins=num_location_bins)
+    config = nano_config(tokenizer, vision, text)
+    model = build_nano(tokenizer, config, seed)
+    images = ArgusImageProcessor(
+        tiling="aspect_ratio",
+        tile_size=config.vision_config.image_size,
+        min_tiles=1,
+        max_tiles=max_tiles,
+        max_upscale=1.0,
+        use_thumbnail=True,
+        image_mean=config.vision_config.image_mean,
+        image_std=config.vision_config.image_std,
+    )
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        model_max_length=config.text_config.max_position_embeddings,
+    )
+    processor = ArgusProcessor(
+        images,
+        words,
+        chat_template=CHAT_TEMPLATE,
+        image_token=IMAGE,
+        image_seq_length=config.image_seq_length,
+        num_location_bins=num_location_bins,
+        box_format=box_format,
+    )
+    return save_checkpoint(model, processor, out)
+
+
+def build_nano(tokenizer: Tokenizer, config: ArgusConfig | None = None, seed: int = 0) -> ArgusForTraining:
     """A fresh model in fp32. Positions of patches and of location tokens start as sines and cosines, so that near is
     alike from the first step on; the rest starts as the model's own initialisation has it."""
     torch.manual_seed(seed)
     config = config or nano_config(tokenizer)
-    model = ArgusForConditionalGeneration(config)
+    model = ArgusForTraining(config)
     vision = model.model.vision_model
     side, D = config.vision_config.patches_per_side, config.vision_config.hidden_size
     rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")

@@ -9,19 +9,18 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from argus_tools.scenes.text import vocabulary_text
 from processing_argus.locations_argus import location_tokens
-
-from .scene_text import vocabulary_text
 
 BOS, EOS, PAD = "<|im_start|>", "<end_of_utterance>", "<pad>"
 IMAGE, IMAGE_START, IMAGE_END = "<image>", "<image_start>", "<image_end>"
 SPECIAL_TOKENS = (PAD, BOS, EOS, IMAGE, IMAGE_START, IMAGE_END)
-# 64 bins on a 144-pixel tile are 2.25 pixels each: a fifth of a patch, below what boxes of this model are worth, and
-# each bin is seen often enough to be learnt in an hour.
-NUM_LOCATION_BINS = 64
+# 100 bins are 1.4 pixels of a 144-pixel tile and 4.3 of an image of three: below what boxes of this model are worth,
+# and each bin is seen often enough to be learnt in hours.
+NUM_LOCATION_BINS = 100
 
 
-def train_tokenizer(vocab_size: int = 768, num_location_bins: int = NUM_LOCATION_BINS) -> Tokenizer:
+def train_tokenizer(vocab_size: int = 2048, num_location_bins: int = NUM_LOCATION_BINS) -> Tokenizer:
     """Train on `vocabulary_text()`: at most `vocab_size` tokens with the special ones, then the location tokens.
 
     The grammar is small and fixed, so the same arguments give the same tokenizer. Raises ValueError where

@@ -1,0 +1,265 @@
+"""What `argus train` reads: one YAML file, every key typed, none unknown, all wrong values named with their place.
+
+Paths in it are relative to the file itself, those of the data to `data.root`. `stages` run one after the other, each on
+samples of its own; a part of the model (vision, connector, text) that a stage gives no learning rate is frozen in it.
+"""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+PARTS = ("vision", "connector", "text")
+SCHEDULES = ("constant", "cosine", "linear", "decay")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One source of samples: a reader of `argus_tools.train.readers` with its options, and its share of the mixture.
+
+    count: how many samples the source is said to have, for the record (Section 5 counts so); it is not checked.
+    """
+
+    reader: str
+    weight: float
+    name: str = ""
+    count: Optional[int] = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The mixture and how its samples become rows.
+
+    root: the folder that sources' `path` and `images` are relative to.
+    region_order: "reading" (by top edge, then left edge), "random", "area" (large first) or "source".
+    max_regions, max_conversations: of a sample at most; more are left out at random.
+    max_length: tokens of a row at most, image tokens included, which are never cut; answers are, at their end.
+    max_tiles: the processor's tile budget, if not its own. box_format: overrides the processor's (Section 4.2).
+    pad_to_multiple_of: rows' lengths.
+    answer_weighting: "tokens" as in Equation 1, or "root": an answer of n tokens counts as sqrt(n), so that a yes or
+        no is not lost beside a list of boxes.
+    """
+
+    sources: tuple[SourceConfig, ...]
+    root: str = "."
+    region_order: str = "source"
+    max_regions: Optional[int] = None
+    max_conversations: Optional[int] = None
+    augmentation: dict[str, Any] = field(default_factory=dict)
+    max_length: Optional[int] = None
+    max_tiles: Optional[int] = None
+    box_format: Optional[str] = None
+    pad_to_multiple_of: int = 8
+    answer_weighting: str = "tokens"
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage: `steps` optimizer steps of `batch_size` samples (over all processes and accumulation).
+
+    learning_rate: the peak for each part that learns, {"connector": 1e-3}; parts not named are frozen.
+    schedule: after a linear warm-up over `warmup` steps: "constant", "cosine" or "linear" down to `final` times the
+        peak at the end, or "decay": constant until the last `decay_share` of the steps, then linear.
+    naming_weight: of a second loss that asks each visual token for the name of what lies there (needs samples whose
+        `objects` are known); 0 leaves it out.
+    answer_weight: of Equation 1; 0 leaves the decoder out altogether, and a stage of naming alone is twice as fast.
+    """
+
+    name: str
+    steps: int
+    batch_size: int
+    learning_rate: dict[str, float]
+    warmup: int = 0
+    schedule: str = "cosine"
+    final: float = 0.02
+    decay_share: float = 0.2
+    naming_weight: float = 0.0
+    answer_weight: float = 1.0
+    accumulation: int = 1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run.
+
+    model: a checkpoint folder or hub name; or "nano", a fresh model of the embedded shape with `nano` as its options.
+    weights: "float32" to train in (the optimizer's copy), whatever the checkpoint was saved in.
+    bf16: arithmetic under autocast. attention: the implementation, if not transformers' choice.
+    save_every, log_every, keep: steps between checkpoints and log lines, checkpoints kept.
+    loader_processes: of each process, that read and make batches ahead.
+    """
+
+    output_dir: str
+    data: DataConfig
+    stages: tuple[StageConfig, ...]
+    model: str = "nano"
+    nano: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    bf16: bool = False
+    attention: Optional[str] = None
+    gradient_checkpointing: bool = False
+    weight_decay: float = 0.05
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = 1.0
+    save_every: int = 500
+    log_every: int = 20
+    keep: int = 2
+    loader_processes: int = 1
+    tensorboard: bool = True
+
+
+def load_config(path: str | Path, changes: dict[str, Any] | None = None) -> TrainConfig:
+    """Read a YAML file. `changes` maps dotted names to values that replace the file's: {"stages.0.steps": 10}.
+
+    `model`, `output_dir` and `data.root` come back as absolute paths, relative ones being beside the file; a `model`
+    that is no such folder stays as it is, a hub name. Raises ValueError for what does not fit, with its place.
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file: name a training configuration (argus_tools/train/configs has some).")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} must hold keys and values, got {type(raw).__name__}.")
+    for name, value in (changes or {}).items():
+        _change(raw, name, value, path)
+    config = parse_config(raw, str(path))
+    beside = path.resolve().parent
+    own = beside / config.model
+    return dataclasses.replace(
+        config,
+        model=str(own) if config.model != "nano" and own.is_dir() else config.model,
+        output_dir=str(Path.cwd() / config.output_dir),
+        data=dataclasses.replace(config.data, root=str(beside / config.data.root)),
+    )
+
+
+def parse_config(raw: dict[str, Any], where: str = "config") -> TrainConfig:
+    """The same from a dictionary, paths left as they are."""
+    raw = dict(raw)
+    data = raw.get("data")
+    if isinstance(data, dict) and isinstance(data.get("sources"), list):
+        raw["data"] = {**data, "sources": [_source(source) for source in data["sources"]]}
+    config = _build(TrainConfig, raw, where)
+    if not config.stages or not config.data.sources:
+        raise ValueError(f"{where}: a run needs at least one stage and one data source.")
+    names = [stage.name for stage in config.stages]
+    if len(set(names)) < len(names) or any(not name.replace("-", "").replace("_", "").isalnum() for name in names):
+        raise ValueError(f"{where}: stages need different names of letters, digits, - and _; got {names}.")
+    for stage in config.stages:
+        _check_stage(stage, f"{where}: stage {stage.name!r}")
+    for source in config.data.sources:
+        if source.weight <= 0:
+            raise ValueError(
+                f"{where}: source {source.name or source.reader!r} has weight {source.weight}; it must be above 0."
+            )
+    _one_of(config.data.answer_weighting, ("tokens", "root"), f"{where}: data.answer_weighting")
+    return config
+
+
+def _source(raw: Any) -> Any:
+    """What is no field of SourceConfig is an option of the reader."""
+    if not isinstance(raw, dict) or "options" in raw:
+        return raw
+    own = {each.name for each in dataclasses.fields(SourceConfig)}
+    named = {key: value for key, value in raw.items() if key in own}
+    return {**named, "options": {key: value for key, value in raw.items() if key not in own}}
+
+
+def _check_stage(stage: StageConfig, where: str) -> None:
+    unknown = set(stage.learning_rate) - set(PARTS)
+    if unknown or not stage.learning_rate:
+        raise ValueError(
+            f"{where}: learning_rate gives a number to some of {', '.join(PARTS)}, got {stage.learning_rate}."
+        )
+    _one_of(stage.schedule, SCHEDULES, f"{where}: schedule")
+    for name in ("steps", "batch_size", "accumulation"):
+        if getattr(stage, name) < 1:
+            raise ValueError(f"{where}: {name} must be at least 1, got {getattr(stage, name)}.")
+    if stage.naming_weight < 0 or stage.answer_weight < 0 or stage.naming_weight + stage.answer_weight == 0:
+        raise ValueError(
+            f"{where}: naming_weight {stage.naming_weight} and answer_weight {stage.answer_weight} must be 0 or more, "
+            "and one of them above 0."
+        )
+    if stage.batch_size % stage.accumulation:
+        raise ValueError(f"{where}: batch_size {stage.batch_size} does not divide into {stage.accumulation} parts.")
+
+
+def _one_of(value: str, known: tuple[str, ...], where: str) -> None:
+    if value not in known:
+        raise ValueError(f"{where} is {value!r}; it can be {', '.join(known)}.")
+
+
+def _change(raw: dict[str, Any], name: str, value: Any, path: Path) -> None:
+    """Set a dotted name in place; numbers name places in lists."""
+    *parents, last = name.split(".")
+    place: Any = raw
+    for part in parents:
+        if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+            place = place[int(part)]
+        elif isinstance(place, dict):
+            place = place.setdefault(part, {})
+        else:
+            raise ValueError(f"{path} has no {name!r} to change.")
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise ValueError(f"{path} has no {name!r} to change.")
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind`, a dataclass or a plain type. Raises ValueError with the place of what does not fit."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} must hold keys and values, got {value!r}.")
+        known = {each.name: each for each in dataclasses.fields(kind)}
+        unknown = sorted(str(key) for key in value if key not in known)
+        if unknown:
+            raise ValueError(f"{where} has an unknown key {unknown[0]!r}; it can have {', '.join(known)}.")
+        needed = [
+            name
+            for name, each in known.items()
+            if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING and name not in value
+        ]
+        if needed:
+            raise ValueError(f"{where} lacks {', '.join(needed)}.")
+        hints = typing.get_type_hints(kind)
+        return kind(**{name: _build(hints[name], each, f"{where}: {name}") for name, each in value.items()})
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _build(arguments[0], value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or (arguments[-1] is not ... and len(value) != len(arguments)):
+            raise ValueError(f"{where} must be a list, got {value!r}.")
+        return tuple(_build(arguments[0], each, f"{where}[{i}]") for i, each in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} must hold keys and values, got {value!r}.")
+        return {str(key): _build(arguments[1], each, f"{where}: {key}") for key, each in value.items()}
+    return _plain(kind, value, where)
+
+
+def _plain(kind: type, value: Any, where: str) -> Any:
+    if kind is float and isinstance(value, str):  # YAML reads 1e-3, without a point, as text
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{where} must be of type {kind.__name__}, got {value!r}.")
+    if kind is float and not (value == value and abs(value) != float("inf")):
+        raise ValueError(f"{where} must be a finite number, got {value!r}.")
+    return value

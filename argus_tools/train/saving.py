@@ -1,0 +1,74 @@
+"""A trained model as a folder that `from_pretrained` loads on transformers 4.57 and 5.x, and `argus export` takes."""
+
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from argus_tools.export import AUTO_MAP
+from modeling_argus import ArgusTextConfig, ArgusVisionConfig
+
+
+def save_checkpoint(
+    model, processor, out: str | Path, *, dtype: torch.dtype | None = None, weights: dict | None = None
+):
+    """Write weights, configs, tokenizer, chat template and processor files to `out`, whole or not at all.
+
+    dtype: cast the weights (None: as they are). weights: a whole state dict, where the model's own are sharded.
+    What was in `out` before is replaced.
+    """
+    out = Path(os.path.abspath(out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        model.save_pretrained(work, **({} if weights is None else {"state_dict": weights}))
+        for file in work.glob("*.safetensors"):
+            tensors = load_file(file)
+            if dtype is not None:
+                tensors = {name: value.to(dtype) for name, value in tensors.items()}
+            save_file(tensors, file, metadata={"format": "pt"})
+            file.chmod(0o644)
+        kept = dtype or next(iter(tensors.values())).dtype
+        raw = json.loads((work / "config.json").read_text(encoding="utf-8"))
+        tidy_config(raw, kept)
+        write_json(work / "config.json", raw)
+        ids = {
+            name: raw[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if raw.get(name) is not None
+        }
+        write_json(work / "generation_config.json", {**ids, "do_sample": False, "max_new_tokens": 128})
+        processor.save_pretrained(work)
+        work.chmod(0o755)
+        if out.is_dir():
+            old = work.with_name(work.name + "-old")
+            out.rename(old)
+            work.rename(out)
+            shutil.rmtree(old)
+        else:
+            work.rename(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return out
+
+
+def tidy_config(raw: dict, dtype: torch.dtype) -> None:
+    """Make a saved config.json say what every supported transformers version reads, and nothing of this machine."""
+    name = str(dtype).removeprefix("torch.")
+    raw["architectures"] = ["ArgusForConditionalGeneration"]
+    raw["auto_map"] = AUTO_MAP
+    raw["dtype"] = name
+    for part in (raw, raw["vision_config"], raw["text_config"]):
+        for key in ("transformers_version", "_name_or_path", "torch_dtype", "_attn_implementation"):
+            part.pop(key, None)
+    for part, config_class in (("vision_config", ArgusVisionConfig), ("text_config", ArgusTextConfig)):
+        own = set(inspect.signature(config_class.__init__).parameters) | {"model_type", "rope_parameters"}
+        raw[part] = {key: value for key, value in raw[part].items() if key in own} | {"dtype": name}
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Indented JSON with a final newline."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

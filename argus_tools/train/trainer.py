@@ -1,0 +1,114 @@
+"""transformers' Trainer with what a run of ours needs: parts that learn at their own rates or not at all, samples in
+the mixture's order, the schedules of a stage, and both losses in the log."""
+
+import math
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback
+
+from .config import PARTS, StageConfig
+
+PREFIXES = {"vision": "model.vision_model.", "connector": "model.connector.", "text": ("model.text_model.", "lm_head.")}
+
+
+def part_of(name: str) -> str:
+    """Which part of the model a parameter belongs to, by its name. Raises ValueError for a foreign one."""
+    for part in PARTS:
+        if name.startswith(PREFIXES[part]):
+            return part
+    raise ValueError(f"the parameter {name} belongs to none of {', '.join(PARTS)}.")
+
+
+def freeze(model: torch.nn.Module, stage: StageConfig) -> None:
+    """Let learn what the stage gives a learning rate, and nothing else."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in stage.learning_rate)
+
+
+def rate_at(stage: StageConfig, step: int) -> float:
+    """The share of the peak learning rate at a step from 0."""
+    warm = min(1.0, (step + 1) / (stage.warmup + 1)) if stage.warmup else 1.0
+    progress = min(1.0, max(0, step - stage.warmup) / max(1, stage.steps - stage.warmup))
+    if stage.schedule == "cosine":
+        share = 0.5 * (1 + math.cos(math.pi * progress))
+    elif stage.schedule == "linear":
+        share = 1 - progress
+    elif stage.schedule == "decay":
+        share = min(1.0, (1 - step / stage.steps) / stage.decay_share) if stage.decay_share > 0 else 1.0
+    else:
+        share = 1.0
+    return warm * (stage.final + (1 - stage.final) * share)
+
+
+class ArgusTrainer(Trainer):
+    """A Trainer of one stage. `model` is an ArgusForTraining, `train_dataset` in the order that it is to be seen in."""
+
+    def __init__(self, *args: Any, stage: StageConfig, **kwargs: Any):
+        self.stage = stage
+        self._seen: dict[str, list[torch.Tensor]] = {}
+        super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, *args):
+        return SequentialSampler(self.train_dataset)  # the mixture is shuffled; what is done is skipped by number
+
+    def create_optimizer(self, *args):
+        """AdamW in one group for each part and for matrices and vectors, which alone are not decayed."""
+        if self.optimizer is None:
+            model = args[0] if args and args[0] is not None else self.model
+            groups = []
+            for part, rate in self.stage.learning_rate.items():
+                own = [
+                    p for name, p in model.named_parameters() if part_of(_plain_name(name)) == part and p.requires_grad
+                ]
+                matrices, vectors = [p for p in own if p.ndim >= 2], [p for p in own if p.ndim < 2]
+                groups.append({"params": matrices, "lr": rate, "weight_decay": self.args.weight_decay})
+                groups.append({"params": vectors, "lr": rate, "weight_decay": 0.0})
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: rate_at(self.stage, step))
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None, **kwargs):
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch=num_items_in_batch, **kwargs)
+        for name in ("answer_loss", "naming_loss"):
+            value = outputs.get(name) if hasattr(outputs, "get") else None
+            if value is not None:
+                self._seen.setdefault(name, []).append(value)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The Trainer's line, and the mean of each loss since the last one (of this process's batches)."""
+        if "loss" in logs:
+            logs |= {name: torch.stack(values).mean().item() for name, values in self._seen.items()}
+            self._seen = {}
+        super().log(logs, *args, **kwargs)
+
+
+def _plain_name(name: str) -> str:
+    """A parameter's name without what wrappers put into it."""
+    for prefix in ("module.", "_fsdp_wrapped_module.", "_orig_mod."):
+        name = name.replace(prefix, "")
+    return name
+
+
+class StopAfter(TrainerCallback):
+    """Ends a run after a wall-clock time, with a checkpoint: started again, it goes on."""
+
+    def __init__(self, seconds: float):
+        import time
+
+        self.clock, self.seconds, self.began = time.monotonic, seconds, time.monotonic()
+        self.stopped = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.clock() - self.began >= self.seconds and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = self.stopped = True
+        return control

@@ -1,0 +1,154 @@
+"""Runs: stages, frozen parts, what they leave behind, and that an interrupted one goes on as if it never was."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import NANO
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from argus_tools.cli import main
+from argus_tools.export import export
+from argus_tools.train.config import StageConfig, parse_config
+from argus_tools.train.run import run_config
+from argus_tools.train.trainer import rate_at
+
+
+def config(out, stages=None, **changes):
+    stage = {"name": "all", "steps": 6, "batch_size": 4, "warmup": 2}
+    stage["learning_rate"] = {"vision": 1e-2, "connector": 1e-2, "text": 1e-2}
+    raw = {
+        "output_dir": str(out),
+        "nano": NANO,
+        "data": {"region_order": "random", "sources": [{"reader": "squares", "weight": 1}]},
+        "stages": [{**stage, **change} for change in (stages or [{}])],
+        "save_every": 2,
+        "log_every": 1,
+        "loader_processes": 0,
+        "tensorboard": False,
+    }
+    return parse_config({**raw, **changes})
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_run_goes_on_bitwise(tmp_path, squares, bf16):
+    """Six steps, and four steps that stop and go on: the same weights and the same losses, bit for bit."""
+    whole = run_config(config(tmp_path / "whole", bf16=bf16), progress=False)
+    part = config(tmp_path / "part", bf16=bf16)
+    assert run_config(part, minutes=1e-9, progress=False) is None  # stops after its first step
+    assert [p.name for p in (tmp_path / "part" / "all").glob("checkpoint-*")] == ["checkpoint-1"]
+    parted = run_config(part, progress=False)
+    one, two = weights(whole), weights(parted)
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    logs = [(tmp_path / name / "all" / "log.jsonl").read_text().splitlines() for name in ("whole", "part")]
+    losses = [[json.loads(line).get("answer_loss") for line in log] for log in logs]
+    assert losses[0] == losses[1] and len([loss for loss in losses[0] if loss]) == 6
+    assert run_config(part, progress=False) == parted  # done: nothing is trained again
+
+
+def test_stages_freeze_what_has_no_learning_rate(tmp_path, squares):
+    stages = [
+        {"name": "connector", "steps": 2, "learning_rate": {"connector": 1e-2}},
+        {"name": "text", "steps": 2, "learning_rate": {"text": 1e-2, "connector": 0.0}},
+    ]
+    folder = run_config(config(tmp_path / "run", stages), progress=False)
+    start, first, last = (weights(tmp_path / "run" / name) for name in ("start", "connector/last", "text/last"))
+    for name in start:
+        part = "connector" if ".connector." in name else "vision" if ".vision_model." in name else "text"
+        assert torch.equal(start[name], first[name]) == (part != "connector"), name
+        assert torch.equal(first[name], last[name]) == (part != "text"), name
+    assert all(torch.equal(value, weights(folder)[name]) for name, value in last.items())
+
+
+def test_what_a_run_leaves_loads_and_exports(tmp_path, squares):
+    folder = run_config(config(tmp_path / "run", tensorboard=True), progress=False)
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["all", "model", "run.json", "start"]
+    assert not list((tmp_path / "run" / "all").glob("checkpoint-*"))
+    assert list((tmp_path / "run" / "all").rglob("events.out.tfevents*"))
+    raw = json.loads((folder / "config.json").read_text())
+    assert raw["architectures"] == ["ArgusForConditionalGeneration"] and "transformers_version" not in raw
+    export(folder, tmp_path / "hub")
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder)
+    regions = model.dense_caption([torch.zeros(3, 32, 32, dtype=torch.uint8)], processor=processor, max_new_tokens=8)
+    assert set(regions[0]) == {"boxes", "captions", "scores", "unparsed"}
+    with pytest.raises(RuntimeError, match="vision_model"):  # another shape of the same family is refused
+        AutoModelForImageTextToText.from_pretrained(folder, vision_config={**raw["vision_config"], "hidden_size": 32})
+
+
+def test_another_run_in_the_same_folder_is_refused(tmp_path, squares):
+    first = config(tmp_path / "run", [{"steps": 1}])
+    run_config(first, progress=False)
+    run_config(dataclasses.replace(first, log_every=3), progress=False)  # what changes no weights may differ
+    with pytest.raises(ValueError, match=r"other settings \(seed differ\)"):
+        run_config(dataclasses.replace(first, seed=1), progress=False)
+    with pytest.raises(ValueError, match="stages differ"):
+        run_config(config(tmp_path / "run", [{"steps": 2}]), progress=False)
+    longer = dataclasses.replace(first, stages=(*first.stages, dataclasses.replace(first.stages[0], name="more")))
+    before = weights(tmp_path / "run" / "model")
+    after = weights(run_config(longer, progress=False))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    run_config(config(tmp_path / "run", [{"steps": 2}]), progress=False, restart=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds no run of argus train"):
+        run_config(config(tmp_path / "other"), progress=False)
+    with pytest.raises(ValueError, match="holds no run of argus train"):
+        run_config(config(tmp_path / "other"), progress=False, restart=True)
+    assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
+
+
+def test_parts_learn_at_their_own_rates_and_vectors_do_not_decay(tmp_path, squares, monkeypatch):
+    from argus_tools.train import run
+
+    seen = []
+    monkeypatch.setattr(run.ArgusTrainer, "train", lambda self, **_: seen.append(self.create_optimizer()) or stop())
+
+    def stop():
+        raise KeyboardInterrupt
+
+    stages = [{"learning_rate": {"vision": 1e-3, "text": 1e-4}}]
+    with pytest.raises(KeyboardInterrupt):
+        run_config(config(tmp_path / "run", stages), progress=False)
+    groups = [(g["lr"], g["weight_decay"], {p.ndim >= 2 for p in g["params"]}) for g in seen[0].param_groups]
+    assert groups == [(1e-3, 0.05, {True}), (1e-3, 0.0, {False}), (1e-4, 0.05, {True}), (1e-4, 0.0, {False})]
+
+
+def test_schedules():
+    def rates(**settings):
+        stage = StageConfig("x", 100, 1, {"text": 1.0}, **settings)
+        return [rate_at(stage, step) for step in range(101)]
+
+    cosine = rates(warmup=10, schedule="cosine", final=0.1)
+    assert cosine[:10] == sorted(cosine[:10]) and cosine[10] == pytest.approx(1, abs=0.01)
+    assert cosine[10:] == sorted(cosine[10:], reverse=True) and cosine[-1] == pytest.approx(0.1)
+    assert rates(schedule="linear", final=0.0)[50] == pytest.approx(0.5)
+    decay = rates(schedule="decay", decay_share=0.2, final=0.0)
+    assert set(decay[:81]) == {1.0} and decay[90] == pytest.approx(0.5) and decay[-1] == 0.0
+    assert set(rates(schedule="constant")) == {1.0}
+
+
+def test_the_command_line_trains(tmp_path, squares, capsys):
+    import yaml
+
+    raw = json.loads(json.dumps(dataclasses.asdict(config(tmp_path / "run"))))
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(raw))
+    assert main(["train", str(file), "--set", "stages.0.steps=1", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["model"] == str(tmp_path / "run" / "model")
+    for arguments, message in (
+        (["--set", "stages.0.steps"], "NAME=VALUE"),
+        (["--set", "data.sources.0.reader=shelf"], "shelf"),
+        (["--set", "stages.0.batch_size=0"], "at least 1"),
+        (["--minutes", "0"], "above 0"),
+        (["--set", f"model={tmp_path / 'nowhere'}", "--output-dir", str(tmp_path / "new")], "nowhere"),
+    ):
+        assert main(["train", str(file), *arguments]) == 2
+        assert message in capsys.readouterr().err
