@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer
 
-from .scene_text import Example, make_example
-from .scenes import Scene, render_scene
+from argus_tools.scenes.render import Scene, render_scene
+from argus_tools.scenes.text import Example, make_example
+
 from .tokenizer import BOS, EOS, IMAGE, IMAGE_END, IMAGE_START
 
 IGNORED = -100

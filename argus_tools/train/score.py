@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .scene_text import QUESTION_KINDS, all_labels, make_example, plural, with_article
-from .scenes import Scene, render_scene
+from argus_tools.scenes import QUESTION_KINDS, all_labels, make_example, plural, with_article
+from argus_tools.scenes.render import Scene, render_scene
 
 
 def iou(a, b) -> float:

@@ -8,7 +8,7 @@ greedy. argus-nano is small (hidden size 128): a row's scale covers 128 or 352 w
 import torch
 
 from argus_tools.paths import default_model_path
-from argus_tools.train.scenes import render_scene
+from argus_tools.scenes import render_scene
 from argus_tools.train.score import score
 
 from .common import Report

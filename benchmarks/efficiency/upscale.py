@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from argus_tools.paths import default_model_path
-from argus_tools.train.scenes import render_scene
+from argus_tools.scenes import render_scene
 from argus_tools.train.score import score
 
 from . import pictures

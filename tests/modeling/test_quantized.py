@@ -6,7 +6,7 @@ from torch import nn
 from transformers import TorchAoConfig
 
 from argus_tools.paths import default_model_path
-from argus_tools.train.scenes import render_scene
+from argus_tools.scenes import render_scene
 from modeling_argus import ArgusForConditionalGeneration, generation_argus
 from modeling_argus.kernels_argus import linear
 from modeling_argus.quantized_argus import HAS_INT8_PRODUCT, Int8Weight, decode_weight

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from argus_tools.paths import default_model_path
-from argus_tools.train.scenes import render_scene
+from argus_tools.scenes import render_scene
 from argus_tools.train.score import score
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
 
+from argus_tools.scenes import Scene, SceneObject, make_example, render_scene
 from argus_tools.train.batches import (
     IGNORED,
     BatchPlan,
@@ -23,8 +24,6 @@ from argus_tools.train.batches import (
 from argus_tools.train.curve import draw_curve
 from argus_tools.train.nano import build_nano, nano_config
 from argus_tools.train.publish import publish
-from argus_tools.train.scene_text import make_example
-from argus_tools.train.scenes import Scene, SceneObject, render_scene
 from argus_tools.train.score import score
 from argus_tools.train.tokenizer import BOS, EOS, PAD, save_tokenizer, train_tokenizer
 from argus_tools.train.train import (
