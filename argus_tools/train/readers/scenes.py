@@ -37,6 +37,8 @@ class ScenesReader:
     Raises ValueError for an unknown split, size, task or style, and for counts out of range.
     """
 
+    NAME = "scenes"
+
     def __init__(
         self,
         count: int = 1_000_000,
