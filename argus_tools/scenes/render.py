@@ -8,6 +8,7 @@ is never a training scene. Version 2: hundreds of classes, digits and words, obj
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -82,13 +83,15 @@ def render_scene(
     width: int = 128,
     max_objects: int = 5,
     styles: tuple[str, ...] | None = None,
+    classes: tuple[str, ...] | None = None,
 ) -> Scene:
     """Draw scene `index` of `split`.
 
     height, width: the canvas in pixels (the same index on another canvas is another scene).
     max_objects: 1-10; with more than 5, objects may be as small as 30 pixels, as fits canvases of several tiles.
     styles: drawing styles to draw from (default: all training styles).
-    Raises ValueError for an unknown split or style, a canvas under 16 pixels, or a count outside 1-10.
+    classes: of `class_names()`, what to draw (default: everything); the shares of the kinds among them stay.
+    Raises ValueError for an unknown split, style or class, a canvas under 16 pixels, or a count outside 1-10.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {sorted(SPLITS)}, got {split!r}")
@@ -97,17 +100,21 @@ def render_scene(
     if min(height, width) < 16:
         raise ValueError(f"a scene's canvas must be at least 16 x 16 pixels, got {height} x {width}")
     styles = tuple(styles or atlas_info()["styles"])
+    classes = None if classes is None else tuple(classes)
     rng = np.random.default_rng([SCENES_VERSION, SPLITS[split], index, height, width, max_objects])
     background, background_colour, canvas = _draw_background(rng, height, width)
     image = Image.fromarray(canvas)
-    draw = _Drawer(rng, styles, _visible_colours(canvas), height, width)
+    draw = _Drawer(rng, styles, classes, _visible_colours(canvas), height, width)
     count = int(rng.integers(1, max_objects + 1))
     sizes = _sizes(rng, count, min(height, width), max_objects)
     # Half of the scenes keep their objects apart, in the others they may cover each other.
     overlap = 0.05 if rng.random() < 0.5 else 0.3
     objects: list[SceneObject] = []
     for size in sizes:
-        name, colour, sprite = draw.object(objects, size)
+        picked = draw.object(objects, size)
+        if picked is None:
+            continue
+        name, colour, sprite = picked
         spot = _free_spot(rng, name, sprite.size, objects, overlap, height, width)
         if spot is None:
             continue
@@ -129,37 +136,52 @@ def _sizes(rng, count, short_side, max_objects):
     return rng.uniform(low, high, count)
 
 
+@lru_cache(maxsize=16)
+def _drawable(styles, classes):
+    """(names of pictograms, shapes, digits and words, running sums of the shares of those kinds)."""
+    kinds = (tuple(styles_of(styles)), SHAPES, DIGITS, WORDS)
+    if classes is None:
+        return kinds, np.cumsum(KIND_SHARES)
+    unknown = sorted(set(classes) - {name for names in kinds for name in names})
+    if unknown or not classes:
+        raise ValueError(
+            f"classes holds {unknown[0]!r}, which is no class of these scenes" if unknown else "no classes"
+        )
+    kinds = tuple(tuple(name for name in names if name in classes) for names in kinds)
+    shares = np.cumsum([share if names else 0.0 for share, names in zip(KIND_SHARES, kinds)])
+    return kinds, shares / shares[-1]
+
+
 class _Drawer:
     """Picks and draws the objects of one scene."""
 
-    def __init__(self, rng, styles, colours, height, width):
+    def __init__(self, rng, styles, classes, colours, height, width):
         self.rng, self.styles, self.colours, self.height, self.width = rng, styles, colours, height, width
+        self.names, self.shares = _drawable(styles, classes)
         # One style for most scenes, as a person would draw; mixed in the rest.
         self.one_style = styles[int(rng.integers(len(styles)))] if rng.random() < 0.7 else None
 
     def object(self, objects, size):
-        """(name, colour or None, RGBA sprite) of the next object, of about `size` pixels."""
+        """(name, colour or None, RGBA sprite) of the next object, of about `size` pixels; None if nothing is left."""
         rng = self.rng
-        kind = int(np.searchsorted(np.cumsum(KIND_SHARES), rng.random()))
+        kind = int(np.searchsorted(self.shares, rng.random()))
         repeatable = [o for o in objects if not o.is_text]
         if repeatable and rng.random() < 0.3:
             model = repeatable[int(rng.integers(len(repeatable)))]
             if model.colour:
                 return model.name, model.colour, self.shape(model.name, model.colour, size)
             return model.name, None, self.pictogram(model.name, size)
-        if kind == 0:
-            names = list(styles_of(self.styles))
-            name = names[int(rng.integers(len(names)))]
-            return name, None, self.pictogram(name, size)
-        colour = self.colours[int(rng.integers(len(self.colours)))]
-        if kind == 1:
-            name = SHAPES[int(rng.integers(len(SHAPES)))]
-            return name, colour, self.shape(name, colour, size)
-        # No digit or word stands twice in a scene: "two words stop" is nothing that anyone says.
-        taken = {o.name for o in objects}
-        names = [name for name in (DIGITS if kind == 2 else WORDS) if name not in taken]
+        names = self.names[kind]
+        if kind > 1:  # no digit or word stands twice in a scene: "two words stop" is nothing that anyone says
+            taken = {o.name for o in objects}
+            names = [name for name in names if name not in taken]
+            if not names:
+                return None
+        colour = self.colours[int(rng.integers(len(self.colours)))] if kind else None
         name = names[int(rng.integers(len(names)))]
-        return name, colour, self.text(name, colour, size)
+        if kind == 0:
+            return name, None, self.pictogram(name, size)
+        return name, colour, self.shape(name, colour, size) if kind == 1 else self.text(name, colour, size)
 
     def pictogram(self, name, size):
         rng, able = self.rng, styles_of(self.styles)[name]

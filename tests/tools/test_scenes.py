@@ -156,6 +156,15 @@ def test_the_held_out_style_is_drawn_when_it_is_asked_for():
     assert "fluent_3d" not in atlas_info()["styles"]
 
 
+def test_only_some_classes_are_drawn_when_they_are_named():
+    wanted = ("cat", "clock", "star", "digit 3")
+    scenes = [render_scene(i, "train", classes=wanted) for i in range(60)]
+    assert {o.name for s in scenes for o in s.objects} == set(wanted)
+    assert all(sum(o.is_text for o in s.objects) <= 1 for s in scenes)
+    reader = ScenesReader(count=20, classes=["word stop"], max_objects=3, conversations=("caption",))
+    assert all(reader[i].conversations[0][0].answer == "The word stop." for i in range(20))
+
+
 def test_dense_captions_and_detections_round_trip_through_the_parser():
     vocabulary, rng = LocationVocabulary(BINS), np.random.default_rng(0)
     for scene in SCENES:
@@ -328,6 +337,7 @@ def test_the_reader_draws_several_tiles_and_follows_a_curriculum():
         ({"sizes": "huge"}, "sizes"),
         ({"conversations": ("count",)}, "conversations"),
         ({"styles": ("crayon",)}, "styles"),
+        ({"classes": ("gizmo",)}, "gizmo"),
         ({"count": 0}, "count"),
         ({"max_objects": 11}, "max_objects"),
         ({"curriculum": ((5, 2),)}, "curriculum"),
@@ -347,6 +357,8 @@ def test_wrong_arguments_are_refused():
         render_scene(0, height=8)
     with pytest.raises(ValueError, match="style"):
         render_scene(0, styles=("crayon",))
+    with pytest.raises(ValueError, match="gizmo"):
+        render_scene(0, classes=("gizmo",))
     with pytest.raises(ValueError, match="unknown task"):
         make_example(SCENES[0], np.random.default_rng(0), "count", BINS)
     with pytest.raises(ValueError, match="unknown question"):

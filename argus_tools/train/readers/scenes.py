@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from argus_tools.scenes import SPLITS, TASKS, Scene, ask, atlas_info, render_scene
+from argus_tools.scenes import SPLITS, TASKS, Scene, ask, atlas_info, class_names, render_scene
 
 from ..samples import Region, Sample, Turn
 
@@ -32,9 +32,9 @@ class ScenesReader:
             on with a second turn, a question.
         curriculum: ((from item, most objects), ...) in rising order, the first from item 0; it goes before max_objects
             on one tile, and needs items read in order.
-        styles: drawing styles; by default those for training.
+        styles: drawing styles; by default those for training. classes: what to draw; by default everything.
 
-    Raises ValueError for an unknown split, size, task or style, and for counts out of range.
+    Raises ValueError for an unknown split, size, task, style or class, and for counts out of range.
     """
 
     NAME = "scenes"
@@ -51,6 +51,7 @@ class ScenesReader:
         conversations=CONVERSATIONS,
         curriculum=None,
         styles=None,
+        classes=None,
     ):
         info = atlas_info()
         for name, value, known in (
@@ -58,6 +59,7 @@ class ScenesReader:
             ("sizes", sizes, SIZES),
             *(("conversations", task, TASKS) for task in conversations),
             *(("styles", style, info["styles"] + info["unseen_styles"]) for style in styles or ()),
+            *(("classes", name, class_names()) for name in classes or ()),
         ):
             if value not in known:
                 raise ValueError(f"scenes: {name} holds {value!r}; what is known is {', '.join(known)}.")
@@ -74,7 +76,7 @@ class ScenesReader:
         self.count, self.split, self.seed, self.height, self.width = count, split, seed, height, width
         self.max_objects, self.sizes, self.conversations = max_objects, sizes, tuple(conversations)
         self.curriculum = tuple(tuple(step) for step in curriculum) if curriculum else None
-        self.styles = tuple(styles) if styles else None
+        self.options = {"styles": tuple(styles) if styles else None, "classes": tuple(classes) if classes else None}
 
     def __len__(self) -> int:
         return self.count
@@ -109,7 +111,7 @@ class ScenesReader:
                 aspect = math.exp(rng.uniform(-0.4, 0.4))
                 height, width = round(height * scale * aspect**0.5), round(width * scale / aspect**0.5)
         number = self.seed * SEED_STRIDE + index
-        return render_scene(number, self.split, height=height, width=width, max_objects=most, styles=self.styles)
+        return render_scene(number, self.split, height=height, width=width, max_objects=most, **self.options)
 
 
 def _turn(asked) -> Turn:
