@@ -54,7 +54,7 @@ class VisualGenome(Reader):
         if self.path.is_dir():
             self.path = self.path / "region_descriptions.json"
         self.image_data = Path(self.image_data or self.path.parent / "image_data.json")
-        for path in (self.image_data, self.splits):
+        for path in (self.path, self.image_data, self.splits):
             if path is not None and not Path(path).is_file():
                 raise FileNotFoundError(f"{self._who()}: there is no {path}.")
         super().__post_init__()
