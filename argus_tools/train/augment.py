@@ -85,8 +85,9 @@ class Augmentation:
     def _crop(self, image, sample: Sample, rng) -> tuple[list, Sample]:
         height, width = image.shape[1:]
         for _ in range(_TRIES):
-            area, stretch = rng.uniform(*self.scale), np.exp(rng.uniform(-1, 1) * np.log(_STRETCH))
-            w, h = (round(min(side * (area * s) ** 0.5, side)) for side, s in ((width, stretch), (height, 1 / stretch)))
+            area = rng.uniform(*self.scale)
+            stretch = np.clip(_STRETCH ** rng.uniform(-1, 1), area, 1 / area)  # so that both sides are in the picture
+            w, h = (round(side * (area * s) ** 0.5) for side, s in ((width, stretch), (height, 1 / stretch)))
             x, y = (int(rng.integers(side - part + 1)) for side, part in ((width, w), (height, h)))
             if min(w, h) >= SMALLEST:
                 cropped = _moved(sample, _window(x, y, w, h, self.min_visible))

@@ -66,7 +66,8 @@ class Mixture:
     """Map-style: `len(mixture)` is `length`, `mixture[i]` a Sample.
 
     Args:
-        readers: map-style data sets of Samples. One with an attribute `may_flip` that is true may be mirrored.
+        readers: map-style data sets of Samples. One whose attribute `may_flip` is true may be mirrored; one whose
+            `in_order` is true is not shuffled: its items are drawn anew anyway, or are in an order that is meant.
         weights: the share of each, above 0, in any unit.
         length: how many samples there are; sources are gone through again as often as that takes.
         seed: from 0 on.
@@ -127,6 +128,8 @@ class Mixture:
         source = int(sources[-1])
         drawn = int(self._before[block, source]) + int((sources[:-1] == source).sum())
         turn, place = divmod(drawn, self.sizes[source])
+        if getattr(self.readers[source], "in_order", False):
+            return source, place
         return source, permuted(place, self.sizes[source], (self.seed, source, turn))
 
 

@@ -1,4 +1,4 @@
-"""Readers: one for each data set in its original format, each a map-style data set of `Sample`s.
+"""Readers: one for each data set in its original format, and rendered scenes; each a map-style data set of `Sample`s.
 
 `READERS` has them by name; `open_reader` opens one with its options. Adding one is a class with six short methods, see
 `reading.Reader`.
@@ -13,6 +13,7 @@ from .chat import Chat
 from .coco import COCOCaptions, COCOInstances, Objects365
 from .llava import MGMInstruct, ShareGPT4V, VisionFlan
 from .reading import Reader
+from .scenes import ScenesReader
 from .scienceqa import ScienceQA
 from .visual_genome import VisualGenome
 from .wit import WiT
@@ -30,6 +31,7 @@ READERS: dict[str, type] = {
         ScienceQA,
         MGMInstruct,
         Chat,
+        ScenesReader,
     )
 }
 
