@@ -7,9 +7,10 @@ greedy. argus-nano is small (hidden size 128): a row's scale covers 128 or 352 w
 
 import torch
 
+from argus_tools.evaluate.models import ArgusAnswerer
+from argus_tools.evaluate.scenes import score_scenes
 from argus_tools.paths import default_model_path
 from argus_tools.scenes import render_scene
-from argus_tools.train.score import score
 
 from .common import Report
 
@@ -60,7 +61,7 @@ def run(report: Report, scenes: int) -> None:
         except ImportError:
             report.cell(f"argus-nano in {name}", skipped="torchao is not installed (pip install torchao)")
             continue
-        values = numbers(score(model, processor, pictured))
+        values = numbers(score_scenes(ArgusAnswerer(model, processor), pictured))
         report.cell(f"argus-nano in {name}", scenes=scenes, **{k: round(v, 4) for k, v in values.items()})
         rows.append([name, *(f"{value:.3f}" for value in values.values())])
     table(report, ["argus-nano in", *(values if rows else ())], rows, pictured)

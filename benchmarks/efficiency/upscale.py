@@ -3,7 +3,7 @@
     python -m benchmarks.efficiency.upscale
 
 Thirteen tiles of a 640x480 photo are an enlargement by 3.2: they add no information, and 93% of a 13-tile prefill is
-vision. TTFT is bytes to the first token's id. Accuracy is argus_tools.train.score's on held-out scenes of the `val`
+vision. TTFT is bytes to the first token's id. Accuracy is `argus evaluate scenes` on held-out scenes of the `val`
 split, of sizes that argus-nano makes one tile or several of, by how much it may enlarge them.
 """
 
@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import torch
 
+from argus_tools.evaluate.models import ArgusAnswerer
+from argus_tools.evaluate.scenes import score_scenes
 from argus_tools.paths import default_model_path
 from argus_tools.scenes import render_scene
-from argus_tools.train.score import score
 
 from . import pictures
 from .common import Report, build_parser, repeats_of, set_up, shape_of
@@ -96,7 +97,7 @@ def accuracy(report: Report, scenes: int, sizes=SCENE_SIZES) -> None:
                 report.cell(f"argus-nano, {width}x{height}", skipped="the budget was spent", **options)
                 continue
             if grid not in done:
-                done[grid] = _scores(score(model, processor, pictured, **options))
+                done[grid] = _scores(score_scenes(ArgusAnswerer(model, processor, **options), pictured))
             values = done[grid]
             cell = {"tiles": grid.num_tiles, "scenes": scenes, **options, **values}
             report.cell(f"argus-nano, {width}x{height}", **cell)

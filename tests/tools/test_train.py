@@ -10,6 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
 
+from argus_tools.evaluate.models import ArgusAnswerer
+from argus_tools.evaluate.scenes import score_scenes
 from argus_tools.scenes import Scene, SceneObject, make_example, render_scene
 from argus_tools.train.batches import (
     IGNORED,
@@ -24,7 +26,6 @@ from argus_tools.train.batches import (
 from argus_tools.train.curve import draw_curve
 from argus_tools.train.nano import build_nano, nano_config
 from argus_tools.train.publish import publish
-from argus_tools.train.score import score
 from argus_tools.train.tokenizer import BOS, EOS, PAD, save_tokenizer, train_tokenizer
 from argus_tools.train.train import (
     CHECKPOINT,
@@ -241,7 +242,7 @@ def test_a_run_is_published_as_a_folder_that_loads(tmp_path, config):
     assert model.dtype == torch.bfloat16 and processor.num_location_bins == 64
     assert json.loads((out / "training" / "config.json").read_text())["state"]["step"] == 1
     scenes = [render_scene(i, "val", height=32, width=32) for i in range(2)]
-    scores = score(model.float().eval(), processor, scenes)
+    scores = score_scenes(ArgusAnswerer(model.float().eval(), processor, max_new_tokens=32), scenes)
     assert scores["scenes"] == 2 and set(scores) >= {"caption", "answer", "detect", "dense_caption"}
     assert 0.0 <= scores["dense_caption"]["f1_50"] <= 1.0
 
