@@ -78,8 +78,6 @@ def test_what_a_run_leaves_loads_and_exports(tmp_path, squares):
     processor = AutoProcessor.from_pretrained(folder)
     regions = model.dense_caption([torch.zeros(3, 32, 32, dtype=torch.uint8)], processor=processor, max_new_tokens=8)
     assert set(regions[0]) == {"boxes", "captions", "scores", "unparsed"}
-    with pytest.raises(RuntimeError, match="vision_model"):  # another shape of the same family is refused
-        AutoModelForImageTextToText.from_pretrained(folder, vision_config={**raw["vision_config"], "hidden_size": 32})
 
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path, squares):

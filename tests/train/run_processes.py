@@ -1,0 +1,43 @@
+"""One process of test_distributed.py: trains squares as `argus train` would, sharded or not, and says what it lost.
+
+    torchrun --nproc-per-node 2 tests/train/run_processes.py CONFIG.json [fsdp]
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+if "fsdp" in sys.argv:
+    os.environ |= {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": "ArgusVisionLayer,ArgusTextLayer",
+        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+    }
+    # accelerate offers FSDP where there are accelerators only; torch shards over gloo as well.
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    made_by_accelerate = AcceleratorState.__init__
+
+    def made_for_cpus(self, *args, fsdp_plugin=None, **kwargs):
+        made_by_accelerate(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+
+    AcceleratorState.__init__ = made_for_cpus
+
+from tiny_runs import Squares
+
+from argus_tools.train import readers
+from argus_tools.train.config import parse_config
+from argus_tools.train.run import run_config
+
+if __name__ == "__main__":
+    readers.READERS["squares"] = Squares
+    run_config(parse_config(json.loads(Path(sys.argv[1]).read_text())), progress=False)

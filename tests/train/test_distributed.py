@@ -1,0 +1,102 @@
+"""Two processes over gloo, on the CPU: DDP and FSDP2 lose what one process loses, and save what one saves."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import NANO
+from transformers import AutoModelForImageTextToText
+
+from argus_tools.train.config import load_config
+
+HERE = Path(__file__).parent
+CONFIGS = HERE.parents[1] / "argus_tools" / "train" / "configs"
+
+
+def settings(out):
+    stage = {"batch_size": 4, "learning_rate": {"vision": 1e-3, "connector": 1e-3, "text": 1e-3}}
+    return {
+        "output_dir": str(out),
+        "nano": NANO,
+        "data": {"answer_weighting": "tokens", "sources": [{"reader": "squares", "weight": 1}]},
+        "stages": [
+            {"name": "naming", "steps": 1, "naming_weight": 1.0, "answer_weight": 0.0, **stage},
+            {"name": "all", "steps": 3, **stage},
+        ],
+        "save_every": 2,
+        "log_every": 1,
+        "loader_processes": 0,
+        "tensorboard": False,
+    }
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "all" / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def run(folder, processes, *arguments):
+    folder.mkdir()
+    config = folder / "config.json"
+    config.write_text(json.dumps(settings(folder / "run")))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
+    command = [*launch, str(HERE / "run_processes.py"), str(config), *arguments]
+    if processes == 1:
+        command = [sys.executable, *command[len(launch) :]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]), "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=folder)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("alone") / "one", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_lose_what_one_loses(tmp_path, alone, kind):
+    """fp32; the sums over samples are taken in another order: 1e-5 relative, 1e-4 absolute of weights after Adam."""
+    folder = run(tmp_path / kind, 2, *(["fsdp"] if kind == "fsdp" else []))
+    assert losses(folder) == pytest.approx(losses(alone), rel=1e-4)
+    one, two = (load_file(path / "model" / "model.safetensors") for path in (alone, folder))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4, msg=lambda text, name=name: name + text)
+    model = AutoModelForImageTextToText.from_pretrained(folder / "model")  # a normal folder, tied head and all
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert not [p.name for p in (folder / "model").iterdir() if p.suffix in {".bin", ".pt", ".distcp"}]
+
+
+@pytest.mark.parametrize("name", ["ddp", "ddp_cpu", "fsdp2"])
+def test_accelerate_takes_the_configurations(name):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(CONFIGS / "accelerate" / f"{name}.yaml"))
+    assert config.num_processes >= 2
+    if name == "fsdp2":
+        from modeling_argus.base_argus import ArgusPreTrainedModel
+
+        wrapped = config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"].split(",")
+        assert wrapped == ArgusPreTrainedModel._no_split_modules and config.fsdp_config["fsdp_version"] == 2
+
+
+def test_the_batch_must_divide(tmp_path, monkeypatch):
+    from argus_tools.train import run as module
+
+    config = settings(tmp_path)
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    loaded = load_config(tmp_path / "c.yaml", {"stages.1.batch_size": 5})
+
+    class Three:
+        num_processes = 3
+
+    monkeypatch.setattr(module, "PartialState", Three)
+    with pytest.raises(ValueError, match="does not divide into 3 processes"):
+        module.training_arguments(loaded, loaded.stages[1], tmp_path, False)
