@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from argus_tools.train.collate import Collator
 from argus_tools.train.readers import READERS, open_reader
 from argus_tools.train.readers.json_stream import iterate_json
 from argus_tools.train.samples import Region, Turn
@@ -101,6 +102,17 @@ def test_reads_its_fixture(name, opened):
     assert reader[-1] == reader[len(reader) - 1]
     with pytest.raises(IndexError, match=f"{len(reader)} of {len(reader)}"):
         reader[len(reader)]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_samples_become_batches(name, opened, processor):
+    """Whatever a reader yields, the collator makes rows with something to learn of it."""
+    samples = list(opened(name))
+    batch = Collator(processor)(samples)
+    assert (batch["labels"] != -100).any(1).all()
+    assert ("pixel_values" in batch) == any(sample.images for sample in samples)
+    text = processor.batch_decode(batch["input_ids"], skip_special_tokens=True)
+    assert all(turns[0].prompt in "".join(text) for s in samples for turns in s.conversations if len(s.images) == 1)
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -1,7 +1,7 @@
 """JSON files of several gigabytes, one record at a time: the elements of the big array, or of the arrays in the object.
 
 Python's own decoder reads each element out of a buffer that grows only when an element is longer than it. So memory is
-that of one element and 16 MB of text, whatever the file's size; about 60 MB a second.
+that of one element and 16 MB of text, whatever the file's size.
 """
 
 import json
