@@ -1,7 +1,7 @@
 """COCO 2017's captions and instances, and Objects365 v2, which has the same form.
 
 {"images": [{"id", "file_name", "width", "height"}], "annotations": [{"image_id", ...}], "categories": [...]}, in any
-order. Files are read one element at a time; what is kept meanwhile is 33 bytes a box and about 300 an image, and as much
+order. Files are read one element at a time; meanwhile 33 bytes a box and about 300 an image are kept, and as much
 again to sort them. Measured: 5 million boxes on 340,000 images (0.77 GB) take 0.4 GB and 72 s of one core, once;
 Objects365's 25 million accordingly 2 GB and some minutes.
 """
