@@ -58,12 +58,14 @@ def check_model(name: str | None, trust_remote_code: bool = False) -> tuple[str,
         CommandError: no such model, or one of a kind that is not evaluated.
     """
     folder = cli_models.model_folder(name)
-    kind = _model_type(folder)
+    kind = _read(folder / "config.json").get("model_type")
     if kind in OTHER_TYPES:
-        return kind, str(folder), {"name": folder.name, "type": kind, "fingerprint": fingerprint(folder)}
+        identity = {"name": folder.resolve().name, "type": kind, "fingerprint": fingerprint(folder)}
+        return kind, str(folder), identity | ({"box_format": "location_tokens"} if kind == "florence2" else {})
     found = cli_models.check_model(name, trust_remote_code)
     if folder.is_dir():
-        return "argus", found, {"name": folder.resolve().name, "type": "argus", "fingerprint": fingerprint(folder)}
+        identity = {"name": folder.resolve().name, "type": "argus", "fingerprint": fingerprint(folder)}
+        return "argus", found, identity | {"box_format": _read(folder / "processor_config.json").get("box_format")}
     kind, revision = _repository(found, trust_remote_code)
     return kind, found, {"name": found, "type": kind, "revision": revision}
 
@@ -81,12 +83,13 @@ def open_model(kind: str, name: str, identity: dict, arguments):
     return load(kind, name, identity, device, arguments.dtype, arguments.batch_size, **options)
 
 
-def _model_type(folder: Path) -> str | None:
-    """What config.json says, None where there is none to read."""
+def _read(file: Path) -> dict:
+    """A JSON object, empty where there is none to read."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return None
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _repository(name: str, trust_remote_code: bool) -> tuple[str, str | None]:

@@ -1,0 +1,187 @@
+"""Readers of the official annotation files; each gives plain lists and says in one sentence what is wrong with a file.
+
+COCO instances and captions, NoCaps (COCO's form), VQAv2 questions and annotations, GQA questions, POPE (one JSON object
+a line), Visual Genome region_descriptions and DenseCap's splits of it.
+"""
+
+import json
+from pathlib import Path
+
+from ..cli_support import CommandError
+
+
+def read_json(path: str | Path):
+    """A whole JSON file. Raises CommandError where there is none or it is broken."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CommandError(f"{path} is not JSON: {error}") from error
+
+
+def read_coco(path: str | Path, key: str) -> dict:
+    """A COCO file whose annotations hold `key` ("bbox" or "caption"), checked: {"images", "annotations", ..}."""
+    data = read_json(path)
+    kind = {"bbox": "COCO instances", "caption": "COCO captions"}[key]
+    images = _records(path, data, "images", kind)
+    rows = _records(path, data, "annotations", kind)
+    _need(path, images, ("id", "file_name"), "images", kind)
+    _need(path, rows, ("image_id", key, *(("category_id",) if key == "bbox" else ())), "annotations", kind)
+    if key == "bbox":
+        _need(path, _records(path, data, "categories", kind), ("id", "name"), "categories", kind)
+    known = {image["id"] for image in images}
+    for number, row in enumerate(rows):
+        if row["image_id"] not in known:
+            raise CommandError(
+                f"{path}: annotations[{number}] is of image {row['image_id']}, which is not among the images"
+            )
+        if key == "bbox" and (len(row["bbox"]) != 4 or min(row["bbox"][2:]) < 0):
+            raise CommandError(f"{path}: annotations[{number}] has the box {row['bbox']}, not x, y, width, height")
+    return data
+
+
+def read_captions(path: str | Path) -> list[dict]:
+    """{"id", "file_name", "captions"} of each image that has captions (COCO captions, NoCaps)."""
+    data = read_coco(path, "caption")
+    captions: dict = {}
+    for row in data["annotations"]:
+        captions.setdefault(row["image_id"], []).append(row["caption"])
+    return [
+        {"id": image["id"], "file_name": image["file_name"], "captions": captions[image["id"]]}
+        for image in data["images"]
+        if image["id"] in captions
+    ]
+
+
+def read_vqa(questions: str | Path, annotations: str | Path) -> list[dict]:
+    """{"id", "question", "answers", "type", "file_names"} of each question (VQAv2); the ten answers in order."""
+    asked, answered = read_json(questions), read_json(annotations)
+    rows, truths = _records(questions, asked, "questions", "VQAv2 questions"), {}
+    _need(questions, rows, ("question_id", "image_id", "question"), "questions", "VQAv2 questions")
+    annotated = _records(annotations, answered, "annotations", "VQAv2 annotations")
+    _need(annotations, annotated, ("question_id", "answers"), "annotations", "VQAv2 annotations")
+    truths = {row["question_id"]: row for row in annotated}
+    subset = asked.get("data_subtype", "val2014")
+    result = []
+    for row in rows:
+        truth = truths.get(row["question_id"])
+        if truth is None:
+            raise CommandError(f"{annotations} has no answers to question {row['question_id']} of {questions}")
+        image = int(row["image_id"])
+        result.append(
+            {
+                "id": row["question_id"],
+                "question": row["question"],
+                "answers": [each["answer"] for each in truth["answers"]],
+                "type": truth.get("answer_type"),
+                "file_names": [f"COCO_{subset}_{image:012d}.jpg", f"{image:012d}.jpg"],
+            }
+        )
+    return result
+
+
+def read_gqa(path: str | Path) -> list[dict]:
+    """{"id", "question", "answer", "type", "file_names"} of each question (GQA); type is the structural one."""
+    data = read_json(path)
+    if not isinstance(data, dict) or not data:
+        raise CommandError(f"{path} is not GQA's form: an object of questions by their ids")
+    _need(path, list(data.values()), ("imageId", "question", "answer"), "", "GQA questions")
+    return [
+        {
+            "id": key,
+            "question": row["question"],
+            "answer": row["answer"],
+            "type": (row.get("types") or {}).get("structural"),
+            "file_names": [f"{row['imageId']}.jpg"],
+        }
+        for key, row in data.items()
+    ]
+
+
+def read_pope(path: str | Path) -> list[dict]:
+    """{"id", "question", "label", "file_names"} of each question (POPE, one JSON object a line)."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
+    result = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            label = row["label"].strip().lower()
+            if label not in ("yes", "no"):
+                raise CommandError(f"{path}, line {number}: the label is {row['label']!r}, not yes or no")
+            name = {"id": row["question_id"], "question": row["text"], "file_names": [row["image"]]}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CommandError(
+                f"{path}, line {number} is not POPE's form: question_id, image, text and label"
+            ) from error
+        result.append(name | {"label": label})
+    if not result:
+        raise CommandError(f"{path} holds no questions")
+    return result
+
+
+def read_regions(path: str | Path, splits: str | Path | None = None, split: str = "test") -> list[dict]:
+    """{"id", "boxes" xyxy pixels, "captions", "file_names"} of each image (Visual Genome region_descriptions).
+
+    splits: DenseCap's densecap_splits.json; only the images of `split` are given, in its order.
+    """
+    data = read_json(path)
+    kind = "Visual Genome region descriptions"
+    if not isinstance(data, list) or not data:
+        raise CommandError(f"{path} is not the form of {kind}: a list of images with regions")
+    _need(path, data, ("regions",), "", kind)
+    images = {}
+    for number, row in enumerate(data):
+        regions = row["regions"]
+        _need(path, regions, ("x", "y", "width", "height", "phrase"), f"[{number}].regions", kind)
+        key = row.get("id", row.get("image_id", regions[0].get("image_id") if regions else None))
+        if key is None:
+            raise CommandError(f"{path}: [{number}] names no image (id or image_id)")
+        for place, region in enumerate(regions):
+            if min(region["width"], region["height"]) < 0:
+                raise CommandError(f"{path}: [{number}].regions[{place}] has a negative width or height")
+        images[key] = {
+            "id": key,
+            "boxes": [[r["x"], r["y"], r["x"] + r["width"], r["y"] + r["height"]] for r in regions],
+            "captions": [r["phrase"] for r in regions],
+            "file_names": [f"{key}.jpg", f"VG_100K/{key}.jpg", f"VG_100K_2/{key}.jpg"],
+        }
+    if splits is None:
+        return list(images.values())
+    chosen = read_json(splits)
+    if not isinstance(chosen, dict) or split not in chosen:
+        raise CommandError(f"{splits} has no split {split!r}: it must be an object of image ids by split")
+    missing = [key for key in chosen[split] if key not in images]
+    if missing:
+        raise CommandError(f"{path} lacks {len(missing)} images of the split {split!r} (first: {missing[0]})")
+    return [images[key] for key in chosen[split]]
+
+
+def find_image(folder: str | Path, row: dict) -> Path:
+    """The first of a record's possible files that is there. Raises CommandError that names the record."""
+    names = row.get("file_names") or [row["file_name"]]
+    for name in names:
+        if (Path(folder) / name).is_file():
+            return Path(folder) / name
+    raise CommandError(f"record {row['id']}: there is no {' or '.join(names)} in {folder}")
+
+
+def _records(path, data, key: str, kind: str) -> list[dict]:
+    rows = data.get(key) if isinstance(data, dict) else None
+    if not isinstance(rows, list) or (not rows and key != "annotations"):
+        raise CommandError(f"{path} is not the form of {kind}: it has no list {key!r}")
+    return rows
+
+
+def _need(path, rows, keys, where: str, kind: str) -> None:
+    if not isinstance(rows, list):
+        raise CommandError(f"{path}: {where} is not a list, as {kind} have it")
+    for number, row in enumerate(rows):
+        for key in keys:
+            if not isinstance(row, dict) or key not in row:
+                raise CommandError(f"{path}: {where}[{number}] has no {key!r}, as {kind} have it")
