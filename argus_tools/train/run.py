@@ -29,7 +29,7 @@ from .config import StageConfig, TrainConfig
 from .mixture import Mixture, RegionOptions
 from .nano import make_nano
 from .readers import open_reader
-from .saving import save_checkpoint, write_json
+from .saving import save_checkpoint, whole_weights, write_json
 from .trainer import ArgusTrainer, StopAfter, freeze
 from .training_model import ArgusForTraining
 
@@ -47,17 +47,18 @@ def run_config(
     Raises:
         ValueError: a configuration that does not fit the data, the model or an earlier run in the same folder.
     """
-    out, state = Path(config.output_dir), PartialState()
-    with state.main_process_first():
-        if state.is_main_process:
+    out, state = Path(config.output_dir), PartialState(cpu=not torch.cuda.is_available())
+    with state.main_process_first():  # the others find what the first has cached
+        readers = [open_reader(each.reader, root=config.data.root, **each.options) for each in config.data.sources]
+        folder = out / "start" if config.model == "nano" else Path(config.model)
+        processor = None if config.model == "nano" else ArgusProcessor.from_pretrained(folder)
+        if state.is_main_process:  # nothing is written before all of this is known to be there
             _open_run(config, out, restart)
-            if config.model == "nano" and not (out / "start").is_dir():
-                make_nano(out / "start", seed=config.seed, **config.nano)
-    folder = out / "start" if config.model == "nano" else Path(config.model)
-    processor = ArgusProcessor.from_pretrained(folder)
+            if config.model == "nano" and not folder.is_dir():
+                make_nano(folder, seed=config.seed, **config.nano)
+    processor = processor or ArgusProcessor.from_pretrained(folder)
     if config.data.box_format is not None:
         processor.box_format = config.data.box_format
-    readers = [open_reader(source.reader, root=config.data.root, **source.options) for source in config.data.sources]
     stop = None if minutes is None else StopAfter(minutes * 60)
     for number, stage in enumerate(config.stages):
         done = out / stage.name / "last"
@@ -65,6 +66,8 @@ def run_config(
             finished = _run_stage(config, number, stage, folder, processor, readers, stop, progress)
             if not finished:
                 return None
+            if state.is_main_process:
+                shutil.rmtree(out / "model", ignore_errors=True)  # of fewer stages
         folder = done
     with state.main_process_first():
         if state.is_main_process and not (out / "model").is_dir():
@@ -84,7 +87,7 @@ def _open_run(config: TrainConfig, out: Path, restart: bool) -> None:
         for one in (before, raw):
             for name in FREE:
                 one.pop(name, None)
-        same = [[stage for stage in one["stages"] if stage["name"] in begun] for one in (before, raw)]
+        same = [[_fixed(stage, out) for stage in one["stages"] if stage["name"] in begun] for one in (before, raw)]
         rest = [{key: value for key, value in one.items() if key != "stages"} for one in (before, raw)]
         if same[0] != same[1] or rest[0] != rest[1]:
             names = [key for key in rest[1] if rest[0].get(key) != rest[1][key]] or ["stages"]
@@ -97,6 +100,12 @@ def _open_run(config: TrainConfig, out: Path, restart: bool) -> None:
         raise ValueError(f"{out} is not empty and holds no run of argus train: give another output_dir.")
     out.mkdir(parents=True, exist_ok=True)
     write_json(file, raw)
+
+
+def _fixed(stage: dict, out: Path) -> dict:
+    """What must stay of a stage that has begun: all, but for the length of one whose rate does not depend on it."""
+    free = stage["schedule"] == "constant" and not (out / stage["name"] / "last").is_dir()
+    return {name: value for name, value in stage.items() if not (free and name == "steps")}
 
 
 def _load(config: TrainConfig, folder: Path) -> ArgusForTraining:
@@ -141,11 +150,12 @@ def _run_stage(config, number, stage: StageConfig, folder, processor, readers, s
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.state.global_step < stage.steps:
         return False
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    weights = whole_weights(model)
     if trainer.is_world_process_zero():
         lines = [json.dumps({"stage": stage.name, **line}) + "\n" for line in trainer.state.log_history]
         (out / "log.jsonl").write_text("".join(lines), encoding="utf-8")
-        save_checkpoint(trainer.accelerator.unwrap_model(trainer.model), processor, out / "last", weights=weights)
+        save_checkpoint(model, processor, out / "last", weights=weights)
         for old in out.glob("checkpoint-*"):
             shutil.rmtree(old)
     trainer.accelerator.wait_for_everyone()
@@ -154,14 +164,17 @@ def _run_stage(config, number, stage: StageConfig, folder, processor, readers, s
 
 def training_arguments(config: TrainConfig, stage: StageConfig, out: Path, progress: bool) -> TrainingArguments:
     """transformers' settings of a stage. Raises ValueError where its batch does not divide among the processes."""
-    state = PartialState()
+    on_gpu = torch.cuda.is_available()
+    state = PartialState(cpu=not on_gpu)
     parts = state.num_processes * stage.accumulation
     if stage.batch_size % parts:
         raise ValueError(
             f"stage {stage.name!r}: batch_size {stage.batch_size} does not divide into {state.num_processes} processes "
             f"x {stage.accumulation} accumulated batches."
         )
-    on_gpu = torch.cuda.is_available()
+    saving = {}  # 5.x warns of the name even where it is off
+    if config.gradient_checkpointing:
+        saving = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     if config.tensorboard:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
     return TrainingArguments(
@@ -177,8 +190,7 @@ def training_arguments(config: TrainConfig, stage: StageConfig, out: Path, progr
         bf16=config.bf16,
         use_cpu=not on_gpu,
         optim="adamw_torch_fused",
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        **saving,
         seed=config.seed,
         data_seed=config.seed,
         save_strategy="steps",

@@ -55,6 +55,22 @@ def save_checkpoint(
     return out
 
 
+def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
+    """The state dict of a model that FSDP2 has sharded, gathered on the CPU; None where nothing is sharded.
+
+    Every process must call it, and every one gets all of it.
+    """
+    state = model.state_dict()
+    if not any(hasattr(value, "full_tensor") for value in state.values()):
+        return None
+    tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
+    whole = {}
+    for name, value in state.items():
+        if name not in tied:
+            whole[name] = (value.full_tensor() if hasattr(value, "full_tensor") else value).cpu()
+    return whole
+
+
 def tidy_config(raw: dict, dtype: torch.dtype) -> None:
     """Make a saved config.json say what every supported transformers version reads, and nothing of this machine."""
     name = str(dtype).removeprefix("torch.")

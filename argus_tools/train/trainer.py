@@ -2,12 +2,13 @@
 the mixture's order, the schedules of a stage, and both losses in the log."""
 
 import math
+import time
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from .config import PARTS, StageConfig
 
@@ -50,6 +51,9 @@ class ArgusTrainer(Trainer):
         self.stage = stage
         self._seen: dict[str, list[torch.Tensor]] = {}
         super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback)  # stdout is for results
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(LossOnTheBar)
 
     def _get_train_sampler(self, *args):
         return SequentialSampler(self.train_dataset)  # the mixture is shuffled; what is done is skipped by number
@@ -99,12 +103,20 @@ def _plain_name(name: str) -> str:
     return name
 
 
+class LossOnTheBar(ProgressCallback):
+    """transformers' progress bar, with the losses on it and not between its lines."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and self.training_bar is not None and logs:
+            shown = {name: f"{logs[name]:.3f}" for name in ("answer_loss", "naming_loss") if name in logs}
+            if shown:
+                self.training_bar.set_postfix(shown)
+
+
 class StopAfter(TrainerCallback):
     """Ends a run after a wall-clock time, with a checkpoint: started again, it goes on."""
 
     def __init__(self, seconds: float):
-        import time
-
         self.clock, self.seconds, self.began = time.monotonic, seconds, time.monotonic()
         self.stopped = False
 

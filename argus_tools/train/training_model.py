@@ -111,7 +111,8 @@ class ArgusForTraining(ArgusForConditionalGeneration):
     def _answer_losses(self, hidden, targets, weights) -> tuple[torch.Tensor, torch.Tensor]:
         """Sums of the tokens' losses, weighted and plain. hidden float[N, D], targets int64[N], weights float[N]."""
         head = self.lm_head
-        fused = _liger_loss() if weights is None and hidden.is_cuda and type(head) is nn.Linear else None
+        whole = type(head) is nn.Linear and not hasattr(head.weight, "full_tensor")  # not sharded on its own
+        fused = _liger_loss() if weights is None and hidden.is_cuda and whole else None
         if fused is not None:
             loss = fused(head.weight, hidden, targets)
             return loss, loss
@@ -127,7 +128,9 @@ class ArgusForTraining(ArgusForConditionalGeneration):
         wanted = names != IGNORED
         if not wanted.any():
             return features.sum() * 0.0
-        words = F.normalize(self.get_input_embeddings().weight.float(), dim=-1)
+        # By the module and not by its weight, which FSDP gathers for its calls alone.
+        embeddings = self.get_input_embeddings()
+        words = F.normalize(embeddings(torch.arange(embeddings.num_embeddings, device=names.device)).float(), dim=-1)
         logits = NAMING_SCALE * F.normalize(features[wanted].float(), dim=-1) @ words.T
         return F.cross_entropy(logits, names[wanted])
 

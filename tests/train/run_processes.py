@@ -1,6 +1,6 @@
 """One process of test_distributed.py: trains squares as `argus train` would, sharded or not, and says what it lost.
 
-    torchrun --nproc-per-node 2 tests/train/run_processes.py CONFIG.json [fsdp]
+torchrun --nproc-per-node 2 tests/train/run_processes.py CONFIG.json [fsdp]
 """
 
 import json

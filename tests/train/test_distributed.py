@@ -48,7 +48,12 @@ def run(folder, processes, *arguments):
     command = [*launch, str(HERE / "run_processes.py"), str(config), *arguments]
     if processes == 1:
         command = [sys.executable, *command[len(launch) :]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]), "ACCELERATE_USE_CPU": "true"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(HERE.parents[1]),
+        "ACCELERATE_USE_CPU": "true",
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=folder)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder / "run"
@@ -97,6 +102,6 @@ def test_the_batch_must_divide(tmp_path, monkeypatch):
     class Three:
         num_processes = 3
 
-    monkeypatch.setattr(module, "PartialState", Three)
+    monkeypatch.setattr(module, "PartialState", lambda cpu: Three)
     with pytest.raises(ValueError, match="does not divide into 3 processes"):
         module.training_arguments(loaded, loaded.stages[1], tmp_path, False)

@@ -128,7 +128,7 @@ def test_schedules():
     assert cosine[10:] == sorted(cosine[10:], reverse=True) and cosine[-1] == pytest.approx(0.1)
     assert rates(schedule="linear", final=0.0)[50] == pytest.approx(0.5)
     decay = rates(schedule="decay", decay_share=0.2, final=0.0)
-    assert set(decay[:81]) == {1.0} and decay[90] == pytest.approx(0.5) and decay[-1] == 0.0
+    assert decay[:81] == pytest.approx([1.0] * 81) and decay[90] == pytest.approx(0.5) and decay[-1] == 0.0
     assert set(rates(schedule="constant")) == {1.0}
 
 
@@ -143,10 +143,11 @@ def test_the_command_line_trains(tmp_path, squares, capsys):
     assert said["model"] == str(tmp_path / "run" / "model")
     for arguments, message in (
         (["--set", "stages.0.steps"], "NAME=VALUE"),
-        (["--set", "data.sources.0.reader=shelf"], "shelf"),
+        (["--set", "data.sources.0.reader=shelf", "--output-dir", str(tmp_path / "new")], "shelf"),
         (["--set", "stages.0.batch_size=0"], "at least 1"),
         (["--minutes", "0"], "above 0"),
         (["--set", f"model={tmp_path / 'nowhere'}", "--output-dir", str(tmp_path / "new")], "nowhere"),
     ):
         assert main(["train", str(file), *arguments]) == 2
         assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
