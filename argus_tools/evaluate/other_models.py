@@ -28,6 +28,7 @@ class _Other:
 
     def _generate(self, inputs, max_new_tokens: int):
         inputs = inputs.to(self.model.device)
+        inputs.pop("token_type_ids", None)  # some tokenizers add them, none of these models reads them
         inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         with torch.inference_mode():
             return self.model.generate(
