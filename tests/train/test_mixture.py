@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from argus_tools.train.augment import Augmentation
 from argus_tools.train.mixture import BLOCK, ORDERS, Mixture, RegionOptions, permuted
@@ -94,6 +95,17 @@ def test_samples_depend_on_seed_and_number_alone():
     assert forwards == [str(longer[i]) for i in reversed(range(0, 600, 37))][::-1]
     other = Mixture(readers, [2, 1], 600, 6, options, augmentation)
     assert drawn(mixture) == drawn(longer)[:600] != drawn(other)
+
+
+def test_every_number_of_workers_gives_the_same_samples():
+    mixture = Mixture(
+        [Numbers("a", 5), Numbers("b", 9)], [1, 1], 24, 1, RegionOptions("random", 3), Augmentation(colour=1)
+    )
+    alone, helped = (
+        [str(sample) for batch in DataLoader(mixture, batch_size=5, num_workers=n, collate_fn=list) for sample in batch]
+        for n in (0, 2)
+    )
+    assert len(alone) == 24 and alone == helped
 
 
 def test_a_hundred_million_samples_are_no_list():
