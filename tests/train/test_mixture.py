@@ -217,3 +217,25 @@ def test_paper_mixture_opens_on_the_fixtures(tmp_path):
         seen[config.data.sources[source].name] += 1
         assert sample.conversations and len(sample.conversations) <= (config.data.max_conversations or 99)
     assert set(seen) >= {source.name for source in config.data.sources if source.weight > 100_000}
+
+
+def test_paper_yaml_trains_on_the_fixtures(tiny_nano, tmp_path, monkeypatch):
+    """Both of its stages, a step each, from the fixtures to a checkpoint."""
+    datasets = pytest.importorskip("datasets", reason="readers keep their records in Arrow files of `datasets`")
+    from argus_tools.train.config import load_config
+    from argus_tools.train.run import run_config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
+    changes = {
+        "model": str(tiny_nano),
+        "output_dir": str(tmp_path / "run"),
+        "data.root": str(Path(__file__).parent / "fixtures"),
+        "bf16": False,
+        "loader_processes": 0,
+        "tensorboard": False,
+    }
+    for stage in range(2):
+        sizes = {"steps": 1, "batch_size": 8, "accumulation": 2, "warmup": 0}
+        changes |= {f"stages.{stage}.{name}": value for name, value in sizes.items()}
+    folder = run_config(load_config(CONFIGS / "paper.yaml", changes))
+    assert (folder / "config.json").is_file() and list(folder.glob("*.safetensors"))
