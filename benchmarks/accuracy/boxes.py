@@ -1,0 +1,130 @@
+"""Section 4.2 and Table 4 at our scale: location tokens against plain-text coordinates for dense captioning.
+
+    python -m benchmarks.accuracy.boxes
+
+Two model sizes, both formulations, three seeds: twelve runs from nothing on the same rendered scenes with the same
+budget of samples, scored on held-out ones. Physics: `<loc_y1><loc_x1><loc_y2><loc_x2>` is 4 tokens a box, where
+`[x1, y1, x2, y2] ` is about 13 with a tokenizer that writes a digit a token, as SmolVLM's and nano's do; a decoder step
+costs the same for each. Whether 4 tokens of 100 kinds are easier to learn than 8 digits of ten is what is measured.
+
+Then, at the smaller size and one seed: 100, 300 and 1000 bins, and the order of a box's four tokens. One run is one
+process on one thread; a finished run is not done again, an interrupted one goes on where it stopped.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from benchmarks.efficiency.common import ROOT, at_least
+
+from .boxes_report import FORMATS, RESULTS, cells_of, findings, percent, score_of, write
+from .boxes_run import Plan, held_out, latency, load
+
+BINS = (300, 1000)  # beside the 100 of the twelve runs
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(description="Location tokens against plain text, two sizes, three seeds.")
+    add = parser.add_argument
+    add("--samples", type=at_least(1), default=32_000, metavar="N", help="images a run is trained on (default: 32000)")
+    add("--jobs", type=at_least(1), default=2, metavar="N", help="runs at a time, one thread each (default: 2)")
+    add("--seeds", type=at_least(1), default=3, metavar="N", help="seeds of each cell (default: 3)")
+    add("--scenes", type=at_least(1), default=300, metavar="N", help="held-out scenes to score on (default: 300)")
+    add("--timed", type=at_least(2), default=30, metavar="N", help="images to time (default: 30)")
+    add("--work", type=Path, default=ROOT / "runs" / "boxes", metavar="DIR", help="where runs are kept to go on with")
+    add("--out", type=Path, default=RESULTS, metavar="DIR", help="where boxes.json, boxes.md and boxes.png go")
+    add("--tiny", action="store_true", help="a toy size: tries the script, measures nothing")
+    return parser
+
+
+def plans_of(args) -> tuple[list[Plan], list[Plan]]:
+    """(the runs of the comparison, the runs of bins and order), smaller size and first seed first."""
+    small, large = ("toy", "toy") if args.tiny else ("small", "large")
+    shared = {"samples": args.samples, "scenes": args.scenes, "batch_size": 4 if args.tiny else 32}
+    sizes = dict.fromkeys((small, large))
+    main = [
+        Plan(size, name, seed, **shared) for size in sizes for seed in range(args.seeds) for name in reversed(FORMATS)
+    ]
+    others = [Plan(small, bins=bins, **shared) for bins in BINS] + [Plan(small, order="column-row", **shared)]
+    return main, others
+
+
+def run_apart(plan: Plan, work: Path) -> dict:
+    """One run in a process of its own; its result, or {"run", "error"} where it failed."""
+    folder = work / plan.name
+    folder.mkdir(parents=True, exist_ok=True)
+    single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE"), "1")
+    environment = {**os.environ, **single, "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-m", "benchmarks.accuracy.boxes_run", json.dumps(dataclasses.asdict(plan)), str(folder)]
+    began = time.monotonic()
+    with open(folder / "output.txt", "a", encoding="utf-8") as output:
+        code = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False).returncode
+    if code:
+        lines = (folder / "output.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        result = {"run": plan.name, "error": lines[-1] if lines else f"exit status {code}"}
+    else:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    said = result.get("error") or f"mAP {percent(score_of(result)):.2f}"
+    print(f"boxes: {plan.name}: {said} ({(time.monotonic() - began) / 60:.1f} min)", flush=True)
+    return result
+
+
+def time_formats(plans: list[Plan], done: set[str], work: Path, repeats: int) -> dict[str, dict]:
+    """{size: {format: latency}} of the first seed's models, the two formats in turn, nothing else running."""
+    timed = {}
+    for size in dict.fromkeys(plan.size for plan in plans):
+        pair = [plan for plan in plans if plan.size == size and plan.seed == 0 and plan.name in done]
+        if len(pair) == len(FORMATS):
+            sides = {plan.box_format: load(work / plan.name / "training" / "model") for plan in pair}
+            images = [scene.image for scene in held_out(dataclasses.replace(pair[0], scenes=repeats + 2))]
+            timed[size] = latency(sides, images, repeats, pair[0].max_new_tokens)
+    return timed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Everything; 1 where a run failed."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = build_parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    args.work = args.work.absolute()
+    main_plans, other_plans = plans_of(args)
+    plans = [*main_plans, *other_plans]
+    command = " ".join(["python -m benchmarks.accuracy.boxes", *_shown(arguments)])
+    found: dict[str, dict] = {}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for result in pool.map(lambda plan: run_apart(plan, args.work), plans):
+            found[result["run"]] = result
+            write(args, main_plans, _of(main_plans, found), _of(other_plans, found), {}, command)
+    done = {name for name, result in found.items() if "error" not in result}
+    timed = time_formats(main_plans, done, args.work, args.timed)
+    write(args, main_plans, _of(main_plans, found), _of(other_plans, found), timed, command)
+    print(json.dumps({"benchmark": "boxes", "runs": len(done), "findings": findings(cells_of(_of(main_plans, found)))}))
+    return int(len(done) < len(plans))
+
+
+def _of(plans: list[Plan], found: dict[str, dict]) -> list[dict]:
+    return [found[plan.name] for plan in plans if plan.name in found]
+
+
+def _shown(arguments: list[str]) -> list[str]:
+    """The arguments without the values of path options."""
+    shown, hide = [], False
+    for argument in arguments:
+        name = argument.split("=", 1)[0]
+        path = name in ("--work", "--out")
+        shown.append("DIR" if hide else f"{name}=DIR" if path and "=" in argument else argument)
+        hide = path and "=" not in argument
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())

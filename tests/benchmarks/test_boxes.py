@@ -1,0 +1,154 @@
+"""Table 4 at our scale: the whole machinery at a toy size, and what it says of results, whichever way they come out."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from argus_tools.train.run import run_config
+from benchmarks.accuracy import boxes
+from benchmarks.accuracy.boxes_report import PAPER, cells_of, findings, score_of, spread
+from benchmarks.accuracy.boxes_run import (
+    CLASSES,
+    ColumnRowVocabulary,
+    Plan,
+    config_of,
+    held_out,
+    latency,
+    load,
+    order_of,
+    run_one,
+)
+from processing_argus import ArgusProcessor
+from processing_argus.locations_argus import LocationVocabulary
+
+TOY = Plan("toy", samples=8, batch_size=4, scenes=4)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The results of a toy run in each format, and where they are."""
+    work = tmp_path_factory.mktemp("boxes")
+    plans = [TOY, dataclasses.replace(TOY, box_format="plain_text")]
+    return work, {plan.box_format: run_one(plan, work / plan.name) for plan in plans}
+
+
+def test_twelve_runs_and_three_more():
+    main, others = boxes.plans_of(boxes.build_parser().parse_args([]))
+    assert len(main) == 12 and len(others) == 3 and len({plan.name for plan in main + others}) == 15
+    assert {(p.size, p.box_format, p.seed) for p in main} == {
+        (size, name, seed)
+        for size in ("small", "large")
+        for name in ("plain_text", "location_tokens")
+        for seed in (0, 1, 2)
+    }
+    # Nothing but the named fields differs: the budget is the same for all.
+    assert len({dataclasses.replace(p, size="", box_format="", seed=0) for p in main}) == 1
+    assert [(p.bins, p.order) for p in others] == [(300, "row-column"), (1000, "row-column"), (100, "column-row")]
+    assert {p.size for p in others} == {"small"}
+
+
+def test_formats_differ_in_the_format_alone(tmp_path):
+    one, two = (config_of(dataclasses.replace(TOY, box_format=f), tmp_path) for f in ("location_tokens", "plain_text"))
+    assert one.nano.pop("box_format") == "location_tokens" and two.nano.pop("box_format") == "plain_text"
+    assert one == two
+
+
+def test_a_run_is_trained_scored_and_kept(done):
+    work, results = done
+    for name, result in results.items():
+        assert result["box_format"] == name and 0 <= score_of(result) <= 1 and result["parameters"] > 10_000
+        assert set(result["map"]) >= {"meteor-lite"} and len(result["loss"]) == 1 and result["samples"] == 8
+        plan = dataclasses.replace(TOY, box_format=name)
+        assert run_one(plan, work / plan.name) == result  # read, not run again
+        assert run_config(config_of(plan, work / plan.name / "training")).is_dir()
+    assert results["location_tokens"]["tokens"]["box"] == 4.0
+    assert results["plain_text"]["tokens"]["box"] > 8
+    assert results["plain_text"]["tokens"]["region"] > results["location_tokens"]["tokens"]["region"]
+    with pytest.raises(ValueError, match="another plan"):
+        run_one(dataclasses.replace(TOY, samples=12), work / TOY.name)
+
+
+def test_latency_is_of_both_in_turn(done):
+    work, _ = done
+    plans = [TOY, dataclasses.replace(TOY, box_format="plain_text")]
+    sides = {plan.box_format: load(work / plan.name / "training" / "model") for plan in plans}
+    timed = latency(sides, [scene.image for scene in held_out(TOY)], 2, TOY.max_new_tokens)
+    assert set(timed) == {"location_tokens", "plain_text"}
+    assert all(each["images"] == 2 and each["ms"] > 0 for each in timed.values())
+
+
+def test_the_scenes_are_of_the_classes():
+    assert {o.name for scene in held_out(dataclasses.replace(TOY, scenes=80)) for o in scene.objects} == set(CLASSES)
+
+
+def test_the_other_order_of_a_box_goes_there_and_back(done):
+    vocabulary, box, size = ColumnRowVocabulary(100), (10.0, 40.0, 30.0, 90.0), (100, 100)
+    text = vocabulary.encode_regions([box], ["a cat"], size)
+    assert text == "<loc_10><loc_40><loc_30><loc_90>a cat"
+    (region,), unparsed = vocabulary.parse(text)
+    assert region.bins == (10, 40, 30, 90) and not unparsed
+    # What is no box in this order is none: x2 before x1, y2 before y1.
+    assert vocabulary.parse("<loc_30><loc_40><loc_10><loc_90>a cat")[0] == []
+    assert vocabulary.parse("<loc_10><loc_90><loc_30><loc_40>a cat")[0] == []
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        x, y = np.sort(rng.integers(0, 100, (2, 2)), axis=1)
+        box = (x[0], y[0], x[1], y[1])
+        middles = [value + 0.5 for value in box]
+        (region,), _ = vocabulary.parse(vocabulary.encode_regions([middles], ["x"], size))
+        assert region.bins == box
+    processor = ArgusProcessor.from_pretrained(done[0] / TOY.name / "training" / "model")
+    with order_of(dataclasses.replace(TOY, order="column-row")):
+        assert type(processor.locations) is ColumnRowVocabulary
+    assert type(processor.locations) is LocationVocabulary
+
+
+def test_one_command_does_it_all(done, tmp_path, monkeypatch, capsys):
+    work, out = done[0], tmp_path / "out"
+
+    def in_this_process(plan, folder):
+        return run_one(plan, folder / plan.name)
+
+    monkeypatch.setattr(boxes, "run_apart", in_this_process)
+    options = ["--tiny", "--samples", "8", "--seeds", "1", "--scenes", "4", "--timed", "2", "--jobs", "1"]
+    assert boxes.main([*options, "--work", str(work), "--out", str(out)]) == 0
+    report = json.loads((out / "boxes.json").read_text(encoding="utf-8"))
+    assert len(report["runs"]) == 2 and len(report["bins_and_order"]) == 3 and report["torch"]
+    assert {r["bins"] for r in report["bins_and_order"]} == {100, 300, 1000}
+    text = (out / "boxes.md").read_text(encoding="utf-8")
+    assert "numbers mean nothing" in text and "column-row" in text and str(tmp_path) not in text + str(report)
+    assert all(f"| {value:.2f} |" in text for value in PAPER.values())
+    line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert line["benchmark"] == "boxes" and line["runs"] == 5
+
+
+def test_a_run_that_fails_is_reported(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(boxes.sys, "executable", "false")
+    result = boxes.run_apart(TOY, tmp_path)
+    assert result == {"run": TOY.name, "error": "exit status 1"} and "exit status 1" in capsys.readouterr().out
+    assert cells_of([result]) == {}
+
+
+def _result(size, name, seed, value):
+    maps = {"meteor-lite": {"clean": 0.5, "reference": 0.5}, "METEOR 1.5": {"clean": value, "reference": value}}
+    return {"size": size, "box_format": name, "seed": seed, "map": maps}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "said"),
+    [
+        ((0.30, 0.31, 0.32), (0.20, 0.25, 0.31), "better with every seed, as the paper finds"),
+        ((0.20, 0.25, 0.30), (0.30, 0.31, 0.32), "plain text is better with every seed, against"),
+        ((0.30, 0.20, 0.32), (0.25, 0.25, 0.31), "the seeds disagree"),
+    ],
+)
+def test_findings_are_what_came_out(tokens, text, said):
+    results = [_result("small", "location_tokens", i, v) for i, v in enumerate(tokens)]
+    results += [_result("small", "plain_text", i, v) for i, v in enumerate(text)]
+    cells = cells_of(results[::-1])
+    assert list(cells) == [("small", "plain_text"), ("small", "location_tokens")]
+    (sentence,) = findings(cells)
+    assert said in sentence and f"{100 * (np.mean(tokens) - np.mean(text)):+.2f} points" in sentence
+    assert spread([1.0, 2.0, 3.0]) == "2.00 +- 1.00" and spread([1.0]) == "1.00"
