@@ -154,14 +154,14 @@ def write(rows: list[dict], out: Path, header: dict, meteor: str, counts: dict, 
         ]
         for row in rows
     ]
-    heading = ["score of a region", "mAP, reference", "mAP, clean", "AP50, exact words", "clean mAP, against the first"]
+    heading = ["score of a region", "mAP, reference", "mAP, clean", "AP50, exact words", "clean mAP less the first's"]
     where = hardware("cpu")
     lines = [
         "# mAP of the same regions under five definitions of the score",
         f"`{command}`",
         f"{header['model']['name']} ({header['model']['fingerprint']}), greedy, {counts['scenes']} held-out scenes, "
-        f"{counts['truth']} objects, {counts['regions']} predicted regions; {meteor}; everything in %. The error is the "
-        f"standard deviation of the difference over {RESAMPLES} draws of the scenes with replacement.",
+        f"{counts['truth']} objects, {counts['regions']} predicted regions; {meteor}; everything in %. The error is "
+        f"the standard deviation of the difference over {RESAMPLES} draws of the scenes with replacement.",
         markdown(heading, table),
         f"Scenes: `{json.dumps(header['data'])}`. torch {where['torch']}, transformers {where['transformers']}, "
         f"commit {where['commit']}.",
