@@ -80,6 +80,16 @@ def test_captions_of_the_official_file():
     assert found["bleu_4"] == pytest.approx(1.0, rel=1e-6) and found["images"] == 2
 
 
+@needs_java
+def test_scores_are_those_of_the_coco_evaluation():
+    """Numbers of COCO, COCOEvalCap's PTBTokenizer, Bleu and Cider on the same file and captions."""
+    rows = annotations.read_captions(FILES / "coco_captions.json")
+    said = {139: "Two animals: a cat sits by a dog.", 285: "A cat's face looking at a camera, up close!"}
+    found = captions.score({row["id"]: row["captions"] for row in rows}, said, "jar")
+    assert found["bleu_1"] == pytest.approx(0.7222222221820989) and found["bleu_3"] == pytest.approx(0.3382216144734206)
+    assert found["cider"] == pytest.approx(1.838050712437197) and found["tokenizer"] == "PTB tokenizer"
+
+
 def _detected(*rows):
     return {"boxes": [r[0] for r in rows], "labels": [r[1] for r in rows], "scores": [r[2] for r in rows]}
 

@@ -123,6 +123,19 @@ def test_the_jar_passes_densecaps_own_sanity_check(jar):
 
 
 @needs_java
+def test_the_jar_gives_what_pycocoevalcaps_own_wrapper_gives(jar):
+    """Numbers of pycocoevalcap.meteor.Meteor, which asks the same jar by code of its own."""
+    pairs = [
+        ("a big photo of two dogs", ["a large picture of two dogs", "dogs"]),
+        ("man riding a horse on the beach", ["a man rides a horse along a beach"]),
+        ("the red car parked beside a tree", ["a red car is parked next to the trees", "blue bus"]),
+        ("white clouds in sky", ["clouds in the blue sky"]),
+        ("a cat", ["a dog"]),
+    ]
+    assert jar.score(pairs) == pytest.approx([0.816667, 0.45214, 0.250699, 0.288216, 0.1], abs=1e-6)
+
+
+@needs_java
 def test_the_jar_knows_more_than_the_fallback(jar):
     """A synonym, and captions that hold its separator, two lines, nothing, or letters beyond ASCII."""
     pairs = [("a big photo", ["a large picture"]), ("cat ||| dog\n", ["cat dog"]), ("", ["cat"]), ("cat", [])]
