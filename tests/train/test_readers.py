@@ -527,7 +527,11 @@ def said(content, question="?"):
         ({"images": ["a.png"], "messages": said([{"box": [0, 0, 1], "caption": "x"}])}, "region 0: a box must be four"),
         ({"images": ["a.png"], "messages": said([{"box": [5, 0, 1, 1], "caption": "x"}])}, "not x1 <= x2 and y1 <= y2"),
         ({"images": ["a.png"], "messages": said([{"box": [0, 0, 1, 1]}])}, "region 0 lacks 'caption'"),
-        ({"images": ["a.png"], "messages": said([{"box": [0, 0, 1, 1], "caption": " "}])}, "its caption is blank"),
+        ({"images": ["a.png"], "messages": said([{"box": [0, 0, 1, 1], "caption": " "}])}, "its caption '' is blank"),
+        (
+            {"images": ["a.png"], "messages": said([{"box": [0, 0, 1, 1], "caption": "a <loc_3> b"}])},
+            "holds a location token",
+        ),
         (
             {"images": ["a.png"], "messages": said([{"type": "text", "text": "a"}, {"box": [0, 0, 1, 1]}])},
             "mixes text and regions",

@@ -9,9 +9,11 @@ from packaging.version import Version
 from PIL import Image
 
 pytest.importorskip("trl", reason="TRL is not installed")
+pytest.importorskip("peft", reason="LoRA is PEFT's")
 pytest.importorskip("datasets", reason="TRL takes data sets of `datasets`")
 
 import datasets
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import SFTConfig, SFTTrainer
 
@@ -135,14 +137,31 @@ def test_image_tokens_are_never_cut_silently(kind, hub, tmp_path):
         trainer.train()
 
 
-def test_lora_with_location_tokens(hub, tmp_path):
-    """Adapters and the location tokens' rows learn, nothing else; what is saved gives the same logits again."""
-    from peft import PeftModel
+def by_hand(model, processor):
+    """As README shows it, without this project's own code."""
+    ids = [token_id for token, token_id in processor.tokenizer.get_vocab().items() if token.startswith("<loc_")]
+    config = LoraConfig(
+        r=4,
+        target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+        trainable_token_indices={"embed_tokens": sorted(ids)},
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(model, config)
+    model.get_output_embeddings().bias = None  # TRL asks for it, PEFT's wrapper of a tied head has none
+    return model
 
+
+def by_us(model, processor):
+    return add_lora(model, lora_config(model, processor, rank=4, dropout=0.0))
+
+
+@pytest.mark.parametrize("adapt", [by_us, by_hand])
+def test_lora_with_location_tokens(adapt, hub, tmp_path):
+    """Adapters and the location tokens' rows learn, nothing else; what is saved gives the same logits again."""
     processor = AutoProcessor.from_pretrained(hub, trust_remote_code=True)
     base = AutoModelForImageTextToText.from_pretrained(hub, trust_remote_code=True)
     before = {name: value.clone() for name, value in base.state_dict().items()}
-    model = add_lora(base, lora_config(base, processor, rank=4, dropout=0.0))
+    model = adapt(base, processor)
     trainer = make_trainer(model, "prompt", tmp_path, learning_rate=3e-2)
     trainer.train()
     assert losses(trainer)[-1] < losses(trainer)[0] - 0.3

@@ -8,11 +8,14 @@
 images: they are encoded once for all of them, and none sees another.
 """
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ..samples import Region, Turn
 from .reading import Reader, clamp_box, get, get_box, import_datasets, read_lines, shorten, upright_size
+
+_LOCATION = re.compile(r"<loc_[0-9]+>")
 
 
 @dataclass(eq=False)
@@ -131,8 +134,8 @@ def _answer(content, num_images: int, where: str) -> tuple[str | None, list[dict
         here = f"{where}, region {place}"
         caption = " ".join(get(part, "caption", str, here).split())
         box = get_box(get(part, "box", list, here), here, size=False)
-        if not caption:
-            raise ValueError(f"{here}: its caption is blank.")
+        if not caption or _LOCATION.search(caption):
+            raise ValueError(f"{here}: its caption {caption!r} is blank or holds a location token.")
         if box[2] < box[0] or box[3] < box[1]:
             raise ValueError(f"{here}: the box {list(box)} is not x1 <= x2 and y1 <= y2.")
         regions.append({"box": [float(v) for v in box], "caption": caption})
