@@ -1,4 +1,4 @@
-"""The command line `argus`: describe, ask, detect and box; convert, bootstrap and export; train.
+"""The command line `argus`: describe, ask, detect, box; convert, bootstrap, export; train and evaluate.
 
 What is here is cheap to import, so that `argus --help` is quick: torch and transformers are imported by the command
 that needs them. Exit status: 0; 2 and one line on stderr for bad input; 1 and one line for a fault of the program;
@@ -124,7 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     _add_tasks(commands)
     _add_checkpoints(commands)
-    _add_training(commands)
+    _add_training_and_evaluation(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -245,8 +245,9 @@ def _add_writing(command, run) -> None:
     command.add_argument("--json", action="store_true", help="say what was written as one JSON object")
 
 
-def _add_training(commands) -> None:
-    from .train import command as train  # the package imports nothing heavy before it runs
+def _add_training_and_evaluation(commands) -> None:
+    from .evaluate import command as evaluate  # neither imports anything heavy before it runs
+    from .train import command as train
 
     command = commands.add_parser(
         "train",
@@ -255,6 +256,7 @@ def _add_training(commands) -> None:
     )
     train.add_arguments(command)
     command.set_defaults(run=train.run)
+    evaluate.add_arguments(commands.add_parser("evaluate", help="score a model on a data set or on rendered scenes"))
 
 
 def _positive(text: str) -> int:
