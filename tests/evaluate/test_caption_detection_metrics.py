@@ -8,6 +8,7 @@ import pytest
 
 from argus_tools.cli_support import CommandError
 from argus_tools.evaluate import annotations, captions, detection
+from argus_tools.evaluate.datasets import Detection
 from argus_tools.evaluate.meteor import why_no_java
 
 pytest.importorskip("pycocoevalcap", reason="pycocoevalcap is not installed")
@@ -123,6 +124,30 @@ def test_no_detections_at_all():
     assert detection.score(dataset, {139: _detected((CAT, "cat", 1.0), (DOG, "dog", 0.5))}, images=[139])[
         "ap"
     ] == pytest.approx(1.0)
+
+
+class Finds:
+    """Finds the cat of the official file in every image, if asked for it; keeps what it was asked."""
+
+    def __init__(self, everything: bool):
+        self.detects_everything, self.asked = everything, []
+
+    def detect(self, images, phrases):
+        self.asked.append(phrases[0])
+        return [_detected((CAT, "cat", 0.9)) if "cat" in each else _detected() for each in phrases]
+
+
+@pytest.mark.parametrize("everything, prompts", [(False, [20, 20, 5]), (True, [45])])
+def test_categories_are_asked_for_some_at_a_time(everything, prompts, tmp_path):
+    dataset = annotations.read_coco(FILES / "coco_instances.json", "bbox")
+    dataset["categories"] += [{"id": 100 + i, "name": f"thing {i}"} for i in range(42)]
+    for image in dataset["images"]:
+        (tmp_path / image["file_name"]).write_bytes(b"")
+    benchmark, model = Detection("detection", dataset, tmp_path, {}), Finds(everything)
+    rows = benchmark.predict(model, benchmark.ids())
+    assert [len(names) for names in model.asked] == prompts
+    assert [row["labels"] for row in rows] == [["cat"], ["cat"]]
+    assert benchmark.score(dict(zip(benchmark.ids(), rows)))["ap_50"] == pytest.approx(51 / 101 / 2)
 
 
 def test_a_file_without_areas_is_read():
