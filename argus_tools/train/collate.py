@@ -99,8 +99,7 @@ class Collator:
         try:
             inputs = self.processor.image_processor(flat, return_tensors="pt", **self.image_options)
         except (ValueError, OSError) as error:
-            sources = ", ".join(sorted({sample.source for sample in samples if sample.source})) or "a sample"
-            raise ValueError(f"an image of {sources} cannot be used: {error}") from error
+            raise ValueError(f"an image of {self._blame(samples)} cannot be used: {error}") from error
         parts = iter(inputs["pixel_values"].split(inputs["num_patches"].tolist()))
         all_sizes = iter([tuple(size) for size in inputs["image_sizes"].tolist()])
         tiles = [[next(parts) for _ in sample.images] for sample in samples]
@@ -111,6 +110,16 @@ class Collator:
             for pair in zip(tiles, sizes)
         ]
         return tiles, stand_ins, sizes
+
+    def _blame(self, samples) -> str:
+        """The source of the first sample whose images cannot be used."""
+        for sample in samples:
+            try:
+                if sample.images:
+                    self.processor.image_processor(list(sample.images), **self.image_options)
+            except (ValueError, OSError):
+                return sample.source or "a sample"
+        return "a batch"
 
     def _encode(self, samples, conversations):
         """Yields (ids, labels) of each conversation."""

@@ -136,7 +136,7 @@ def _run_stage(config, number, stage: StageConfig, folder, processor, readers, s
         stage.steps * stage.batch_size,
         config.seed * 1000 + number,
         RegionOptions(data.region_order, data.max_regions, data.max_conversations),
-        Augmentation(**data.augmentation),
+        Augmentation.parse(data.augmentation),
     )
     trainer = ArgusTrainer(
         model=model,

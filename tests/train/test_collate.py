@@ -121,7 +121,9 @@ def test_boxes_are_about_one_image(processor):
 
 def test_a_broken_image_is_named_by_its_source(processor):
     with pytest.raises(ValueError, match="an image of shelf 4 cannot be used"):
-        Collator(processor)([Sample((b"no image",), ((Turn("What is this?", "Yes."),),), source="shelf 4")])
+        Collator(processor)(
+            [square_sample(0), Sample((b"no image",), ((Turn("What is this?", "Yes."),),), source="shelf 4")]
+        )
 
 
 def test_an_answer_counts_by_the_root_of_its_length(processor):
