@@ -1,12 +1,14 @@
 """Rendered scenes with exact ground truth: what argus-nano is trained and scored on.
 
-`atlas.py` holds what can be drawn, `render.py` draws a scene, `text.py` says things about it.
+`atlas.py` holds what can be drawn, `backgrounds.py` what it stands on, `render.py` draws a scene; `words.py` is the
+language, `questions.py` asks, and `text.py` says all that can be said about a scene.
 """
 
 from .atlas import COLOURS, DIGITS, SHAPES, WORDS, all_labels, atlas_info, class_names, pictograms
-from .render import BACKGROUNDS, SCENES_VERSION, SPLITS, Scene, SceneObject, render_scene
+from .backgrounds import BACKGROUNDS
+from .questions import QUESTION_KINDS
+from .render import SCENES_VERSION, SPLITS, Scene, SceneObject, render_scene
 from .text import (
-    QUESTION_KINDS,
     TASKS,
     Example,
     Exchange,
@@ -16,16 +18,15 @@ from .text import (
     dense_caption,
     detection,
     make_example,
-    plural,
     vocabulary_text,
-    where,
-    with_article,
 )
+from .words import NUMBERS, plural, where, with_article, without_article
 
 __all__ = [
     "BACKGROUNDS",
     "COLOURS",
     "DIGITS",
+    "NUMBERS",
     "QUESTION_KINDS",
     "SCENES_VERSION",
     "SHAPES",
@@ -51,4 +52,5 @@ __all__ = [
     "vocabulary_text",
     "where",
     "with_article",
+    "without_article",
 ]

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .atlas import COLOURS, DIGITS, SHAPES, WORDS, atlas_info, pictograms, styles_of, text_mask, visible_box
+from .backgrounds import draw_background, jittered, visible_colours
 
 SCENES_VERSION = 2
 SPLITS = {"train": 0, "val": 1, "test": 2}
-BACKGROUNDS = ("plain", "gradient", "noise", "stripes", "checkered", "dotted")
 MOST_OBJECTS = 10
 # Objects' longest side as a share of the canvas's short side, by number of objects: few are large, many still fit.
 SIZE_RANGE = {
@@ -102,9 +102,9 @@ def render_scene(
     styles = tuple(styles or atlas_info()["styles"])
     classes = None if classes is None else tuple(classes)
     rng = np.random.default_rng([SCENES_VERSION, SPLITS[split], index, height, width, max_objects])
-    background, background_colour, canvas = _draw_background(rng, height, width)
+    background, background_colour, canvas = draw_background(rng, height, width)
     image = Image.fromarray(canvas)
-    draw = _Drawer(rng, styles, classes, _visible_colours(canvas), height, width)
+    draw = _Drawer(rng, styles, classes, visible_colours(canvas), height, width)
     count = int(rng.integers(1, max_objects + 1))
     sizes = _sizes(rng, count, min(height, width), max_objects)
     # Half of the scenes keep their objects apart, in the others they may cover each other.
@@ -223,7 +223,7 @@ class _Drawer:
         return self.inked(mask.resize((w, h), Image.Resampling.BICUBIC), colour)
 
     def inked(self, mask, colour):
-        sprite = Image.new("RGBA", mask.size, (*_jitter(self.rng, COLOURS[colour], 12), 0))
+        sprite = Image.new("RGBA", mask.size, (*jittered(self.rng, COLOURS[colour], 12), 0))
         sprite.putalpha(mask)
         return sprite
 
@@ -240,15 +240,6 @@ def _star():
 
 
 _STAR = _star()
-_COLOUR_VALUES = np.array(list(COLOURS.values()), np.float32)
-
-
-def _visible_colours(canvas: np.ndarray) -> list[str]:
-    """Names of the colours that stand out from the whole background, sampled on a coarse grid."""
-    step = max(7, min(canvas.shape[:2]) // 13)
-    samples = canvas[::step, ::step].reshape(-1, 3).astype(np.float32)
-    distances = np.linalg.norm(samples[:, None] - _COLOUR_VALUES, axis=2).min(0)
-    return [name for name, d in zip(COLOURS, distances) if d > 80] or [list(COLOURS)[int(distances.argmax())]]
 
 
 def _free_spot(rng, name, size, objects, overlap, height, width) -> tuple[int, int] | None:
@@ -269,42 +260,3 @@ def _free_spot(rng, name, size, objects, overlap, height, width) -> tuple[int, i
     free = (shared <= limits * np.minimum(w * h, (x2 - x1) * (y2 - y1))).all(1)
     best = int(free.argmax())
     return (int(xs[best]), int(ys[best])) if free[best] else None
-
-
-def _jitter(rng, colour, amount) -> tuple[int, int, int]:
-    return tuple(
-        min(255, max(0, value + int(shift))) for value, shift in zip(colour, rng.integers(-amount, amount + 1, 3))
-    )
-
-
-def _draw_background(rng, height, width) -> tuple[str, str | None, np.ndarray]:
-    """(kind, colour name for a plain one, uint8[H, W, 3])."""
-    kind = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
-    first = rng.integers(0, 256, 3).astype(np.float32)
-    if kind == "plain":
-        name = list(COLOURS)[int(rng.integers(len(COLOURS)))]
-        canvas = np.empty((height, width, 3), np.uint8)
-        canvas[:] = _jitter(rng, COLOURS[name], 12)
-        return kind, name, canvas
-    if kind == "noise":
-        # Coarse enough to be seen, weak enough that objects stay visible.
-        cell = int(rng.integers(1, 4))
-        noise = rng.standard_normal((-(-height // cell), -(-width // cell), 3), np.float32) * rng.uniform(10, 32)
-        noise = np.clip(first + noise, 0, 255).astype(np.uint8)
-        return kind, None, noise.repeat(cell, 0).repeat(cell, 1)[:height, :width]
-    second = np.clip(first + rng.uniform(35, 110, 3) * rng.choice([-1, 1], 3), 0, 255).astype(np.float32)
-    y, x = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
-    period = min(height, width) * rng.uniform(0.08, 0.3)
-    if kind in ("gradient", "stripes"):
-        angle = rng.uniform(0, 2 * math.pi)
-        ramp = x * np.float32(math.cos(angle)) + y * np.float32(math.sin(angle))
-        if kind == "gradient":
-            ramp = (ramp - ramp.min()) / (ramp.max() - ramp.min())
-            return kind, None, (first + (second - first) * ramp[..., None]).astype(np.uint8)
-        on = np.floor(ramp / period) % 2 > 0
-    elif kind == "checkered":
-        on = (np.floor(x / period) + np.floor(y / period)) % 2 > 0
-    else:
-        middle = period / 2
-        on = (x % period - middle) ** 2 + (y % period - middle) ** 2 < (period * rng.uniform(0.2, 0.4)) ** 2
-    return kind, None, np.stack([first, second]).astype(np.uint8)[on.astype(np.uint8)]

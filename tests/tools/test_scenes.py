@@ -11,7 +11,9 @@ from argus_tools.scenes import (
     BACKGROUNDS,
     COLOURS,
     DIGITS,
+    NUMBERS,
     QUESTION_KINDS,
+    SCENES_VERSION,
     SHAPES,
     TASKS,
     WORDS,
@@ -32,9 +34,9 @@ from argus_tools.scenes import (
     vocabulary_text,
     where,
     with_article,
+    without_article,
 )
 from argus_tools.scenes.atlas import styles_of
-from argus_tools.scenes.text import NUMBERS, without_article
 from argus_tools.train.readers.scenes import ScenesReader
 from argus_tools.train.samples import Region, Sample, Turn
 from processing_argus.locations_argus import LocationVocabulary
@@ -57,6 +59,17 @@ def test_a_scene_is_a_function_of_its_arguments():
         assert first.objects == again.objects
         assert np.array_equal(first.image, again.image)
     assert first.image.shape == (100, 140, 3) and first.image.dtype == np.uint8
+
+
+def test_version_2_draws_what_it_always_drew():
+    """A change of what the numbers of scenes mean needs a new SCENES_VERSION: models are trained and scored on them."""
+    assert SCENES_VERSION == 2
+    assert [[o.label for o in render_scene(i, "train").objects] for i in range(4)] == [
+        ["llama"],
+        ["hourglass", "apple", "hamburger", "hamburger", "hamburger"],
+        ["motorcycle"],
+        ["television", "strawberry", "television"],
+    ]
 
 
 def test_splits_hold_different_scenes():
@@ -284,6 +297,8 @@ def test_nothing_but_the_image_tells_yes_from_no():
     assert abs(np.mean(found) - 0.5) < 0.06
     for kind, answers in yes.items():
         assert abs(np.mean(answers) - 0.5) < 4 / len(answers) ** 0.5, (kind, len(answers))
+    full = _scene(*(SceneObject(name, "red", (9 * i, 0, 9 * i + 8, 8)) for i, name in enumerate(DIGITS)))
+    assert any(ask(full, rng, "answer", "yes_no").answer == "No." for _ in range(20))  # no digit is left to ask for
     assert set(yes) == {"digit", "word", "shape", "thing"}
 
 
