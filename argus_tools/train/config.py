@@ -34,6 +34,8 @@ class DataConfig:
     """The mixture and how its samples become rows.
 
     root: the folder that sources' `path` and `images` are relative to.
+    batches: "mixed", or "by_source": all samples of a step are of one source, where sources differ in tiles and lengths
+        and rows would be padded to the longest.
     region_order: "reading" (by top edge, then left edge), "random", "area" (large first) or "source".
     max_regions, max_conversations: of a sample at most; more are left out at random.
     max_length: tokens of a row at most, image tokens included, which are never cut; answers are, at their end.
@@ -45,6 +47,7 @@ class DataConfig:
 
     sources: tuple[SourceConfig, ...]
     root: str = "."
+    batches: str = "mixed"
     region_order: str = "source"
     max_regions: Optional[int] = None
     max_conversations: Optional[int] = None
@@ -160,6 +163,7 @@ def parse_config(raw: dict[str, Any], where: str = "config") -> TrainConfig:
             raise ValueError(
                 f"{where}: source {source.name or source.reader!r} has weight {source.weight}; it must be above 0."
             )
+    _one_of(config.data.batches, ("mixed", "by_source"), f"{where}: data.batches")
     _one_of(config.data.answer_weighting, ("tokens", "root"), f"{where}: data.answer_weighting")
     return config
 

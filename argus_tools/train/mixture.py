@@ -72,6 +72,7 @@ class Mixture:
         length: how many samples there are; sources are gone through again as often as that takes.
         seed: from 0 on.
         options, augmentation: applied to each sample: choose, augment, then order.
+        group: so many samples after one another are of one source, for batches whose rows are alike in length.
 
     Raises ValueError for arguments that do not fit together, and whatever a reader raises for a record.
     """
@@ -84,8 +85,9 @@ class Mixture:
         seed: int = 0,
         options: RegionOptions | None = None,
         augmentation: Augmentation | None = None,
+        group: int = 1,
     ):
-        self.readers, self.length, self.seed = list(readers), length, seed
+        self.readers, self.length, self.seed, self.group = list(readers), length, seed, group
         self.options = RegionOptions() if options is None else options
         self.augmentation = Augmentation() if augmentation is None else augmentation
         weights = np.asarray(weights, np.float64)
@@ -93,8 +95,8 @@ class Mixture:
             raise ValueError(f"a mixture needs readers and a weight for each, got {len(self.readers)} and {weights}.")
         if not np.isfinite(weights).all() or (weights <= 0).any():
             raise ValueError(f"weights must be above 0, got {weights.tolist()}.")
-        if seed < 0 or length < 1:
-            raise ValueError(f"seed must not be negative and length at least 1, got {seed} and {length}.")
+        if seed < 0 or length < 1 or group < 1:
+            raise ValueError(f"seed must be at least 0, length and group 1: got {seed}, {length} and {group}.")
         self.sizes = [len(reader) for reader in self.readers]
         if 0 in self.sizes:
             raise ValueError(f"reader {self.sizes.index(0)} of the mixture is empty.")
@@ -102,11 +104,11 @@ class Mixture:
         # so that what is counted here is what is drawn later.
         limits = np.rint(weights.cumsum() / weights.sum() * BLOCK * _FINE).astype(np.int64)
         limits[-1] = BLOCK * _FINE
-        blocks = -(-length // BLOCK)
+        blocks = -(-length // (BLOCK * group))
         self._limits, self._shifts = limits, np.random.default_rng([seed, 0]).integers(_FINE, size=blocks)
         below = -(-(limits[None] - self._shifts[:, None]) // _FINE)  # slots of a block under each limit
         counts = np.diff(np.clip(below, 0, BLOCK), prepend=0, axis=1)
-        self._before = counts.cumsum(0) - counts  # [blocks, sources]: how often each was drawn before a block
+        self._before = counts.cumsum(0) - counts  # [blocks, sources]: groups of each before a block
 
     def __len__(self) -> int:
         return self.length
@@ -122,12 +124,13 @@ class Mixture:
         """(source, item of it) that sample `index` is made of. IndexError outside of the mixture."""
         if not 0 <= index < self.length:
             raise IndexError(f"sample {index} of a mixture of {self.length}.")
-        block, place = divmod(int(index), BLOCK)
+        number, within = divmod(int(index), self.group)
+        block, place = divmod(number, BLOCK)
         slots = np.random.default_rng([self.seed, 1, block]).permutation(BLOCK)[: place + 1]
         sources = np.searchsorted(self._limits, slots * _FINE + self._shifts[block], side="right")
         source = int(sources[-1])
         drawn = int(self._before[block, source]) + int((sources[:-1] == source).sum())
-        turn, place = divmod(drawn, self.sizes[source])
+        turn, place = divmod(drawn * self.group + within, self.sizes[source])
         if getattr(self.readers[source], "in_order", False):
             return source, place
         return source, permuted(place, self.sizes[source], (self.seed, source, turn))

@@ -137,6 +137,7 @@ def _run_stage(config, number, stage: StageConfig, folder, processor, readers, s
         config.seed * 1000 + number,
         RegionOptions(data.region_order, data.max_regions, data.max_conversations),
         Augmentation.parse(data.augmentation),
+        stage.batch_size if data.batches == "by_source" else 1,
     )
     trainer = ArgusTrainer(
         model=model,

@@ -154,8 +154,8 @@ def test_no_more_regions_and_conversations_than_allowed():
         ({"weights": [1]}, "needs readers and a weight for each, got 2"),
         ({"weights": [1, 0]}, "weights must be above 0"),
         ({"weights": [1, float("nan")]}, "weights must be above 0"),
-        ({"seed": -1}, "seed must not be negative"),
-        ({"length": 0}, "length at least 1"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"length": 0}, "seed must be at least 0, length and group 1: got 0, 0 and 1"),
         ({"readers": [Numbers("a", 3), Numbers("b", 0)]}, "reader 1 of the mixture is empty"),
     ],
 )
@@ -239,3 +239,17 @@ def test_paper_yaml_trains_on_the_fixtures(tiny_nano, tmp_path, monkeypatch):
         changes |= {f"stages.{stage}.{name}": value for name, value in sizes.items()}
     folder = run_config(load_config(CONFIGS / "paper.yaml", changes))
     assert (folder / "config.json").is_file() and list(folder.glob("*.safetensors"))
+
+
+def test_groups_are_of_one_source_and_lose_nothing():
+    readers = [Numbers("a", 50), Numbers("b", 30)]
+    mixture = Mixture(readers, [3, 1], 400, seed=5, group=8)
+    places = [mixture.locate(i) for i in range(400)]
+    sources = [source for source, _ in places]
+    assert all(len(set(sources[i : i + 8])) == 1 for i in range(0, 400, 8)) and set(sources) == {0, 1}
+    for source, size in ((0, 50), (1, 30)):  # every item once in each turn
+        items = [item for where, item in places if where == source]
+        assert len(items) > size and sorted(items[:size]) == list(range(size))
+    assert places == [Mixture(readers, [3, 1], 400, seed=5, group=8).locate(i) for i in range(400)]
+    with pytest.raises(ValueError, match="length and group 1: got 5, 400 and 0"):
+        Mixture(readers, [3, 1], 400, group=0)
