@@ -611,7 +611,10 @@ def test_version_and_help(capsys):
     assert main(["--help"]) == 0
     listing = capsys.readouterr().out
     commands = next(action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
-    tasks, others = ["caption", "ask", "detect", "dense-caption"], ["convert", "bootstrap", "export", "train", "evaluate"]
+    tasks, others = (
+        ["caption", "ask", "detect", "dense-caption"],
+        ["convert", "bootstrap", "export", "train", "evaluate"],
+    )
     assert list(commands) == [*tasks, *others]
     for name in commands:
         assert name in listing
