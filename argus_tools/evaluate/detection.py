@@ -6,20 +6,18 @@ Scores are the model's; pycocotools ranks by them.
 
 import contextlib
 import io
-from collections.abc import Sequence
 
 from ..cli_support import CommandError
 
 NAMES = ("ap", "ap_50", "ap_75", "ap_small", "ap_medium", "ap_large", "ar_1", "ar_10", "ar_100")
 
 
-def score(dataset: dict, predictions: dict, images: Sequence | None = None) -> dict:
+def score(dataset: dict, predictions: dict) -> dict:
     """COCO's numbers in 0..1; None where there is no such ground truth (pycocotools says -1).
 
     Args:
         dataset: a COCO instances file, as read.
         predictions: {image id: {"boxes" xyxy pixels, "labels", "scores"}}.
-        images: the ids that count (None: all in the file).
 
     Raises:
         CommandError: pycocotools is not installed.
@@ -29,7 +27,7 @@ def score(dataset: dict, predictions: dict, images: Sequence | None = None) -> d
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise CommandError('detection is scored by pycocotools: pip install "argusvlm[eval]"') from error
-    images = [image["id"] for image in dataset["images"]] if images is None else list(images)
+    images = [image["id"] for image in dataset["images"]]
     categories = {category["name"].lower(): category["id"] for category in dataset["categories"]}
     detected, dropped = [], 0
     for image in images:
@@ -44,8 +42,12 @@ def score(dataset: dict, predictions: dict, images: Sequence | None = None) -> d
             detected.append(row | {"area": box[2] * box[3], "iscrowd": 0, "score": confidence})
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells its progress
         truth, guesses = COCO(), COCO()
-        # A file without areas is one that another tool wrote: pycocotools needs them for its sizes.
-        rows = [{"iscrowd": 0, "area": r["bbox"][2] * r["bbox"][3], **r} for r in dataset["annotations"]]
+        # A file without areas is one that another tool wrote: pycocotools needs them for its sizes. The ids are counted
+        # anew: pycocotools takes a match with id 0 for none, and of annotations with one id keeps the last.
+        rows = [
+            {"iscrowd": 0, "area": row["bbox"][2] * row["bbox"][3], **row, "id": number}
+            for number, row in enumerate(dataset["annotations"], start=1)
+        ]
         truth.dataset = {**dataset, "annotations": rows}
         guesses.dataset = {**dataset, "annotations": detected}
         truth.createIndex()

@@ -121,9 +121,19 @@ def test_detection_ap_by_hand():
 def test_no_detections_at_all():
     dataset = annotations.read_coco(FILES / "coco_instances.json", "bbox")
     assert detection.score(dataset, {139: _detected(), 285: _detected()})["ap"] == 0.0
-    assert detection.score(dataset, {139: _detected((CAT, "cat", 1.0), (DOG, "dog", 0.5))}, images=[139])[
-        "ap"
-    ] == pytest.approx(1.0)
+    alone = dataset | {"images": dataset["images"][:1]}
+    assert detection.score(alone, {139: _detected((CAT, "cat", 1.0), (DOG, "dog", 0.5))})["ap"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2], [7, 7, 7], [None, None, None]])
+def test_the_ids_of_annotations_do_not_matter(ids):
+    """pycocotools takes a match with id 0 for none, and keeps one annotation of those that share an id."""
+    dataset = json.loads((FILES / "coco_instances.json").read_text())
+    for row, number in zip(dataset["annotations"], ids, strict=True):
+        row.pop("id")
+        row |= {} if number is None else {"id": number}
+    right = {139: _detected((CAT, "cat", 0.9), (DOG, "dog", 0.8)), 285: _detected((OTHER_CAT, "cat", 0.7))}
+    assert detection.score(dataset, right)["ap"] == pytest.approx(1.0)
 
 
 class Finds:
