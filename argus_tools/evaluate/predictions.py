@@ -1,7 +1,8 @@
 """Predictions on disk: one JSON line for each item behind a line that says whose they are; interrupted runs go on.
 
-A line is appended by a single write of the whole batch and flushed to the disk before the next batch begins. What a
-killed process left half-written is the file's last line without its end: it is cut off, and its item asked anew.
+Lines are appended by a single write of the whole batch, the first line with the first batch, and flushed to the disk
+before the next batch begins. What a killed process left half-written is the file's last line without its end: it is cut
+off, and its item asked anew. A command that is refused before its first batch leaves no file.
 """
 
 import hashlib
@@ -30,15 +31,24 @@ class Predictions:
         self.path = None if path is None else Path(path)
         self.header = json.loads(json.dumps({"argus_predictions": FORMAT, **header}))
         self.rows: dict = {}
+        self._written = False  # whether the header stands in the file
         if self.path is None:
             return
-        if self.path.exists() and self.path.stat().st_size:
+        there = self.path.exists()
+        if there and not _only_begun(self.path):
             found, self.rows, whole = read(self.path)
             _check_same(found, self.header, self.path)
+            self._written = True
             if whole < self.path.stat().st_size:
                 os.truncate(self.path, whole)
-        else:
-            self._append([self.header])
+        try:
+            open(self.path, "ab").close()  # said now, not after the first batch
+            if not there:
+                self.path.unlink()
+            elif not self._written:
+                os.truncate(self.path, 0)
+        except OSError as error:
+            raise CommandError(f"{self.path} cannot be written: {error.strerror or error}") from error
 
     def __contains__(self, item) -> bool:
         return item in self.rows
@@ -47,7 +57,9 @@ class Predictions:
         """Keeps (id, prediction) pairs; they are on the disk when this returns."""
         rows = [(item, json.loads(json.dumps(row))) for item, row in rows]  # the same, read or just made
         if self.path is not None:
-            self._append([{"id": item, **row} for item, row in rows])
+            header = [] if self._written else [self.header]
+            self._append([*header, *({"id": item, **row} for item, row in rows)])
+            self._written = True
         self.rows.update(rows)
 
     def _append(self, objects: list[dict]) -> None:
@@ -59,6 +71,17 @@ class Predictions:
                 os.fsync(file.fileno())
         except OSError as error:
             raise CommandError(f"{self.path} cannot be written: {error.strerror or error}") from error
+
+
+def _only_begun(path: Path) -> bool:
+    """Whether a file is empty, or the beginning of a header's line: nothing in it is worth keeping."""
+    try:
+        with open(path, "rb") as file:
+            line = file.readline()
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
+    begin = b'{"argus_predictions": '
+    return not line.endswith(b"\n") and (begin.startswith(line) or line.startswith(begin))
 
 
 def read(path: str | Path) -> tuple[dict, dict, int]:
@@ -109,20 +132,15 @@ def complete(path: str | Path, task: str, data: dict, ids: list) -> tuple[dict, 
 
 
 def fingerprint(path: str | Path) -> str:
-    """Twelve hex digits of a file, or of a model folder's configuration, processor and weights.
-
-    Of files above 8 MB the size, the first and the last 4 MB count.
-    """
+    """Twelve hex digits of every byte of a file, or of a model folder's configuration, processor and weights."""
     path, digest = Path(path), hashlib.sha256()
     names = ("*.json", "*.safetensors", "*.jinja", "*.txt")
     for file in sorted({f for name in names for f in path.glob(name)}) if path.is_dir() else [path]:
         size = file.stat().st_size
         digest.update(f"{file.name if path.is_dir() else ''}:{size}:".encode())
         with open(file, "rb") as handle:
-            digest.update(handle.read(4_000_000 if size > 8_000_000 else -1))
-            if size > 8_000_000:
-                handle.seek(-4_000_000, os.SEEK_END)
-                digest.update(handle.read())
+            while block := handle.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:12]
 
 

@@ -115,6 +115,29 @@ def test_half_a_line_is_cut_off(tmp_path):
     assert sorted(read(path)[1]) == [0, 1, 2]
 
 
+def test_a_refused_command_leaves_no_file(tmp_path):
+    path = tmp_path / "p.jsonl"
+    lacking = Squares()
+    lacking.needs = ("dense_caption",)
+    with pytest.raises(CommandError, match="m cannot dense-caption"):
+        predict_all(lacking, Model(), Predictions(path, HEADER), 2)
+    assert not path.exists()
+    Predictions(path, HEADER | {"options": {"dtype": "bfloat16"}}).add([(0, {"square": 0})])
+    assert read(path)[0]["options"] == {"dtype": "bfloat16"} and read(path)[1] == {0: {"square": 0}}
+    with pytest.raises(CommandError, match="cannot be written: No such file"):
+        Predictions(tmp_path / "nowhere" / "p.jsonl", HEADER)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 9, 23, 60, None])
+def test_a_header_that_was_cut_off_is_written_anew(tmp_path, kept):
+    path = tmp_path / "p.jsonl"
+    Predictions(path, HEADER).add([(0, {"square": 0})])
+    whole = path.read_bytes()
+    path.write_bytes(whole.splitlines()[0][:kept])
+    Predictions(path, HEADER).add([(0, {"square": 0})])
+    assert path.read_bytes() == whole
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -176,10 +199,12 @@ def test_a_fingerprint_sees_every_change(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(bytes(10_000_000))
     before = fingerprint(tmp_path)
     assert fingerprint(tmp_path) == before and len(before) == 12
-    with open(tmp_path / "model.safetensors", "r+b") as file:
-        file.seek(9_999_999)
-        file.write(b"\x01")
-    assert fingerprint(tmp_path) != before
+    for place in (9_999_999, 5_000_000):  # a tensor in the middle counts as the last one does
+        with open(tmp_path / "model.safetensors", "r+b") as file:
+            file.seek(place)
+            file.write(b"\x01")
+        assert fingerprint(tmp_path) != before
+        before = fingerprint(tmp_path)
     (tmp_path / "README.md").write_text("words are no part of it")
     after = fingerprint(tmp_path)
     (tmp_path / "README.md").unlink()
