@@ -124,8 +124,8 @@ class JarMeteor:
         for start in range(0, len(new), self._TOGETHER):
             some = new[start : start + self._TOGETHER]
             asked = [key for key in some if key[0] and key[1]]
-            self._known.update(dict.fromkeys(some, 0.0))
-            self._known.update(zip(asked, self._ask(asked)))
+            answers = self._ask(asked)  # nothing is known of any of them if this fails
+            self._known.update({**dict.fromkeys(some, 0.0), **dict(zip(asked, answers))})
         return [self._known[key] for key in keys]
 
     def close(self) -> None:

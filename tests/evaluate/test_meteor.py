@@ -101,6 +101,22 @@ def test_results_say_which_meteor_it_was(monkeypatch):
         pass
 
 
+def test_a_score_that_was_never_given_is_never_returned(monkeypatch):
+    """Java that dies before it answers: the same question raises again."""
+    meteor = object.__new__(JarMeteor)
+    meteor._known = {}
+
+    def ended(keys):
+        raise OSError("METEOR's Java process ended")
+
+    monkeypatch.setattr(meteor, "_ask", ended)
+    for _ in range(2):
+        with pytest.raises(OSError, match="Java process ended"):
+            meteor.score([("a cat", ["a cat"]), ("", ["a dog"])])
+    monkeypatch.setattr(meteor, "_ask", lambda keys: [0.25] * len(keys))
+    assert meteor.score([("a cat", ["a cat"]), ("", ["a dog"])]) == [0.25, 0.0]
+
+
 @pytest.fixture(scope="module")
 def jar():
     meteor = JarMeteor()
