@@ -14,6 +14,7 @@ from ..cli_support import CommandError, one_line
 # LMMs-Eval's request of COCO and NoCaps; SmolVLM has no task of its own for it.
 CAPTION_REQUEST = "Provide a one-sentence caption for the provided image."
 _FLORENCE_REGION = re.compile(r"([^<]+)((?:<loc_\d+>){4,})")
+_FLORENCE_PHRASE = re.compile(r"\s*.*")  # transformers' parser skips a phrase with a line break in it
 
 
 class _Other:
@@ -118,6 +119,8 @@ def florence_scores(text: str, spans, log_probs) -> list[float]:
     """
     scores = []
     for match in _FLORENCE_REGION.finditer(text):
+        if not _FLORENCE_PHRASE.fullmatch(match.group(1)):
+            continue
         phrase = _tokens(spans, match.start(1), match.end(1))
         locations = _tokens(spans, match.start(2), match.end(2))
         for start in range(0, len(locations) - 3, 4):

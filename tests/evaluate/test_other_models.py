@@ -89,6 +89,13 @@ def test_florences_regions_are_its_own_parsers(florence, monkeypatch):
     assert found["scores"][2] == pytest.approx(expected(range(words + 8, len(row) - 1)), rel=1e-4)
 
 
+def test_a_phrase_with_a_line_break_is_skipped_as_the_parser_skips_it(florence, monkeypatch):
+    box = "<loc_1><loc_2><loc_300><loc_400>"
+    writes(monkeypatch, florence, [f"a\ncat{box}\n the dog{box}the car\n{box}"])
+    (found,) = florence.dense_caption(PICTURES[:1])
+    assert found["captions"] == ["the dog"] and len(found["boxes"]) == len(found["scores"]) == 1
+
+
 def test_florence_detects_what_it_knows_and_phrases_filter_it(florence, monkeypatch):
     box = "<loc_0><loc_0><loc_999><loc_999>"
     writes(monkeypatch, florence, [f"cat{box}dog{box}", f"car{box}"])
