@@ -177,14 +177,17 @@ def region_scores(predicted: Sequence[dict], key: str, truth: Sequence[list]) ->
         matches = match(boxes, found[key], true_boxes, true_labels)
         right += sum(m is not None for m in matches)
         overlaps += [iou(b, true_boxes[m]) for b, m in zip(boxes, matches) if m is not None]
-        scored += [(s, m is not None) for s, m in zip(found["scores"], matches)]
+        # AP's predictions take their ground truth best score first; those of F1, which has no scores, as written.
+        order = sorted(range(len(boxes)), key=lambda i: -found["scores"][i])
+        ranked = match([boxes[i] for i in order], [found[key][i] for i in order], true_boxes, true_labels)
+        scored += [(found["scores"][i], m is not None) for i, m in zip(order, ranked)]
         boxes_right += sum(m is not None for m in match(boxes, [None] * len(boxes), true_boxes, true_labels))
-    ranked = [hit for _, hit in sorted(scored, key=lambda each: -each[0])]
+    hits = [hit for _, hit in sorted(scored, key=lambda each: -each[0])]
     return {
         "recall_50": right / max(1, total),
         "precision_50": right / max(1, made),
         "f1_50": 2 * right / max(1, total + made),
-        "ap_50": average_precision(ranked, total),
+        "ap_50": average_precision(hits, total),
         "f1_50_boxes_alone": 2 * boxes_right / max(1, total + made),
         "mean_iou_of_right": mean(overlaps),
     }

@@ -62,6 +62,15 @@ def test_regions_by_hand():
     assert set(empty.values()) == {0.0}
 
 
+def test_ap_matches_the_best_score_first():
+    """Two boxes on one cat, the worse one written first: ranked right, wrong, AP is 1; F1 counts them as written."""
+    cat = (0, 0, 10, 10)
+    predicted = {"boxes": [(0, 0, 10, 6), cat], "labels": ["cat", "cat"], "scores": [0.1, 0.9]}
+    found = region_scores([predicted], "labels", [[(cat, "cat")]])
+    assert found["ap_50"] == 1.0 and found["mean_iou_of_right"] == pytest.approx(0.6)
+    assert found["f1_50"] == pytest.approx(2 / 3)
+
+
 def test_who_knows_everything_scores_one():
     found = score_scenes(Knows(), SCENES)
     assert found["scenes"] == 12 and found["objects"] == sum(len(s.objects) for s in SCENES)
