@@ -8,14 +8,23 @@ import json
 from pathlib import Path
 
 from ..cli_support import CommandError
+from .records import check
+
+
+def read_text(path: str | Path) -> str:
+    """A whole UTF-8 file. Raises CommandError where there is none or it is no text."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
 def read_json(path: str | Path):
     """A whole JSON file. Raises CommandError where there is none or it is broken."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
+        return json.loads(read_text(path))
     except ValueError as error:
         raise CommandError(f"{path} is not JSON: {error}") from error
 
@@ -26,18 +35,26 @@ def read_coco(path: str | Path, key: str) -> dict:
     kind = {"bbox": "COCO instances", "caption": "COCO captions"}[key]
     images = _records(path, data, "images", kind)
     rows = _records(path, data, "annotations", kind)
-    _need(path, images, ("id", "file_name"), "images", kind)
-    _need(path, rows, ("image_id", key, *(("category_id",) if key == "bbox" else ())), "annotations", kind)
-    if key == "bbox":
-        _need(path, _records(path, data, "categories", kind), ("id", "name"), "categories", kind)
+    check(path, images, [{"id": "id", "file_name": "text"}], "images")
+    categories: set = set()
+    if key == "caption":
+        check(path, rows, [{"image_id": "id", "caption": "text"}], "annotations")
+    else:
+        form = {"image_id": "id", "category_id": "id", "bbox": "sides", "area?": "number", "iscrowd?": "flag"}
+        check(path, rows, [form], "annotations")
+        named = _records(path, data, "categories", kind)
+        check(path, named, [{"id": "id", "name": "text"}], "categories")
+        categories = {category["id"] for category in named}
     known = {image["id"] for image in images}
     for number, row in enumerate(rows):
         if row["image_id"] not in known:
             raise CommandError(
                 f"{path}: annotations[{number}] is of image {row['image_id']}, which is not among the images"
             )
-        if key == "bbox" and (len(row["bbox"]) != 4 or min(row["bbox"][2:]) < 0):
-            raise CommandError(f"{path}: annotations[{number}] has the box {row['bbox']}, not x, y, width, height")
+        if key == "bbox" and row["category_id"] not in categories:
+            raise CommandError(
+                f"{path}: annotations[{number}] is of category {row['category_id']}, which is not among the categories"
+            )
     return data
 
 
@@ -47,6 +64,8 @@ def read_captions(path: str | Path) -> list[dict]:
     captions: dict = {}
     for row in data["annotations"]:
         captions.setdefault(row["image_id"], []).append(row["caption"])
+    if not any(text.strip() for texts in captions.values() for text in texts):
+        raise CommandError(f"{path} holds no captions")
     return [
         {"id": image["id"], "file_name": image["file_name"], "captions": captions[image["id"]]}
         for image in data["images"]
@@ -58,9 +77,10 @@ def read_vqa(questions: str | Path, annotations: str | Path) -> list[dict]:
     """{"id", "question", "answers", "type", "file_names"} of each question (VQAv2); the ten answers in order."""
     asked, answered = read_json(questions), read_json(annotations)
     rows, truths = _records(questions, asked, "questions", "VQAv2 questions"), {}
-    _need(questions, rows, ("question_id", "image_id", "question"), "questions", "VQAv2 questions")
+    check(questions, rows, [{"question_id": "id", "image_id": "image number", "question": "text"}], "questions")
     annotated = _records(annotations, answered, "annotations", "VQAv2 annotations")
-    _need(annotations, annotated, ("question_id", "answers"), "annotations", "VQAv2 annotations")
+    form = {"question_id": "id", "answers": [{"answer": "text"}], "answer_type?": "text"}
+    check(annotations, annotated, [form], "annotations")
     truths = {row["question_id"]: row for row in annotated}
     subset = asked.get("data_subtype", "val2014")
     result = []
@@ -68,6 +88,8 @@ def read_vqa(questions: str | Path, annotations: str | Path) -> list[dict]:
         truth = truths.get(row["question_id"])
         if truth is None:
             raise CommandError(f"{annotations} has no answers to question {row['question_id']} of {questions}")
+        if not truth["answers"]:
+            raise CommandError(f"{annotations} has an empty list of answers to question {row['question_id']}")
         image = int(row["image_id"])
         result.append(
             {
@@ -86,13 +108,14 @@ def read_gqa(path: str | Path) -> list[dict]:
     data = read_json(path)
     if not isinstance(data, dict) or not data:
         raise CommandError(f"{path} is not GQA's form: an object of questions by their ids")
-    _need(path, list(data.values()), ("imageId", "question", "answer"), "", "GQA questions")
+    form = {"imageId": "id", "question": "text", "answer": "text", "types?": {"structural?": "text"}}
+    check(path, data, {"*": form})
     return [
         {
             "id": key,
             "question": row["question"],
             "answer": row["answer"],
-            "type": (row.get("types") or {}).get("structural"),
+            "type": row.get("types", {}).get("structural"),
             "file_names": [f"{row['imageId']}.jpg"],
         }
         for key, row in data.items()
@@ -101,25 +124,20 @@ def read_gqa(path: str | Path) -> list[dict]:
 
 def read_pope(path: str | Path) -> list[dict]:
     """{"id", "question", "label", "file_names"} of each question (POPE, one JSON object a line)."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
     result = []
-    for number, line in enumerate(lines, start=1):
+    form = {"question_id": "id", "image": "text", "text": "text", "label": "text"}
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            label = row["label"].strip().lower()
-            if label not in ("yes", "no"):
-                raise CommandError(f"{path}, line {number}: the label is {row['label']!r}, not yes or no")
-            name = {"id": row["question_id"], "question": row["text"], "file_names": [row["image"]]}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CommandError(
-                f"{path}, line {number} is not POPE's form: question_id, image, text and label"
-            ) from error
-        result.append(name | {"label": label})
+        except ValueError as error:
+            raise CommandError(f"{path}, line {number} is not JSON: {error}") from error
+        check(f"{path}, line {number} is not POPE's form", row, form)
+        label = row["label"].strip().lower()
+        if label not in ("yes", "no"):
+            raise CommandError(f"{path}, line {number}: the label is {row['label']!r}, not yes or no")
+        result.append({"id": row["question_id"], "question": row["text"], "file_names": [row["image"]], "label": label})
     if not result:
         raise CommandError(f"{path} holds no questions")
     return result
@@ -134,14 +152,16 @@ def read_regions(path: str | Path, splits: str | Path | None = None, split: str 
     kind = "Visual Genome region descriptions"
     if not isinstance(data, list) or not data:
         raise CommandError(f"{path} is not the form of {kind}: a list of images with regions")
-    _need(path, data, ("regions",), "", kind)
-    images = {}
+    region = {"x": "number", "y": "number", "width": "number", "height": "number", "phrase": "text", "image_id?": "id"}
+    check(path, data, [{"regions": [region], "id?": "id", "image_id?": "id"}])
+    images: dict = {}
     for number, row in enumerate(data):
         regions = row["regions"]
-        _need(path, regions, ("x", "y", "width", "height", "phrase"), f"[{number}].regions", kind)
         key = row.get("id", row.get("image_id", regions[0].get("image_id") if regions else None))
         if key is None:
             raise CommandError(f"{path}: [{number}] names no image (id or image_id)")
+        if key in images:
+            raise CommandError(f"{path}: [{number}] is of image {key}, which stands there already")
         for place, region in enumerate(regions):
             if min(region["width"], region["height"]) < 0:
                 raise CommandError(f"{path}: [{number}].regions[{place}] has a negative width or height")
@@ -156,6 +176,7 @@ def read_regions(path: str | Path, splits: str | Path | None = None, split: str 
     chosen = read_json(splits)
     if not isinstance(chosen, dict) or split not in chosen:
         raise CommandError(f"{splits} has no split {split!r}: it must be an object of image ids by split")
+    check(splits, chosen[split], ["id"], split)
     missing = [key for key in chosen[split] if key not in images]
     if missing:
         raise CommandError(f"{path} lacks {len(missing)} images of the split {split!r} (first: {missing[0]})")
@@ -176,12 +197,3 @@ def _records(path, data, key: str, kind: str) -> list[dict]:
     if not isinstance(rows, list) or (not rows and key != "annotations"):
         raise CommandError(f"{path} is not the form of {kind}: it has no list {key!r}")
     return rows
-
-
-def _need(path, rows, keys, where: str, kind: str) -> None:
-    if not isinstance(rows, list):
-        raise CommandError(f"{path}: {where} is not a list, as {kind} have it")
-    for number, row in enumerate(rows):
-        for key in keys:
-            if not isinstance(row, dict) or key not in row:
-                raise CommandError(f"{path}: {where}[{number}] has no {key!r}, as {kind} have it")

@@ -4,18 +4,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from ..cli_support import CommandError, progress_bar
+from .records import check
 
 
 class Benchmark(ABC):
     """One task on one set of data.
 
     `name` is the command's; `data` says which data it is, in plain values that a predictions file keeps and compares;
-    `needs` are the calls of a model that it makes ("caption", "answer", "detect", "dense_caption").
+    `needs` are the calls of a model that it makes ("caption", "answer", "detect", "dense_caption"); `form` is what a
+    prediction must be, as in records.py.
     """
 
     name: str
     data: dict
     needs: tuple[str, ...]
+    form: dict = {}
 
     @abstractmethod
     def ids(self) -> list:
@@ -24,6 +27,16 @@ class Benchmark(ABC):
     @abstractmethod
     def predict(self, model, ids: list) -> list[dict]:
         """What the model says of these items: one dict of plain values for each."""
+
+    def check(self, path, rows: dict) -> None:
+        """Raises CommandError that names the file and the item where a prediction read from it is none of this task."""
+        for item in self.ids():
+            if item in rows:
+                self.check_one(path, item, rows[item], f"the prediction of {item!r}")
+
+    def check_one(self, path, item, row: dict, where: str) -> None:
+        """`check` of one prediction."""
+        check(path, row, self.form, where)
 
     @abstractmethod
     def score(self, predictions: dict) -> dict:

@@ -80,7 +80,7 @@ def score(references: dict, captions: dict, kind: str = "auto") -> dict:
         kind: of tokenizer: "jar", "lite" or "auto".
 
     Raises:
-        CommandError: pycocoevalcap is not installed.
+        CommandError: pycocoevalcap is not installed, or no reference holds a word.
     """
     try:
         from pycocoevalcap.bleu.bleu import Bleu
@@ -93,6 +93,8 @@ def score(references: dict, captions: dict, kind: str = "auto") -> dict:
     for image in images:
         predicted[image] = [next(tokens)]
         true[image] = [next(tokens) for _ in references[image]]
+    if not any(text for texts in true.values() for text in texts):
+        raise CommandError(f"the references of {len(images)} images hold no words: there is nothing to measure against")
     bleu = Bleu(4).compute_score(true, predicted, verbose=0)[0]
     cider = Cider().compute_score(true, predicted)[0]
     scores = {f"bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)}

@@ -25,7 +25,8 @@ Scores a model. Tasks and the files that they read:
   nocaps         NoCaps: --annotations nocaps_val_4500_captions.json, --images FOLDER; BLEU-4, CIDEr
   vqav2          VQAv2: --questions, --annotations, --images FOLDER; accuracy
   gqa            GQA: --questions testdev_balanced_questions.json, --images FOLDER; exact match
-  pope           POPE: --questions coco_pope_random.json, --images FOLDER; accuracy, precision, recall, F1
+  pope           POPE: --questions coco_pope_random.json [..popular.json ..adversarial.json], --images FOLDER;
+                 accuracy, precision, recall, F1 of all questions together
   table3, table4 results that --out wrote, in the form of the paper's table beside the paper's values
 """
 
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=_positive, metavar="N", default=8, help="items at a time (default: 8)")
     add = parser.add_argument_group("the data").add_argument
     add("--annotations", metavar="FILE", help="ground truth in its original format")
-    add("--questions", metavar="FILE", help="questions in their original format")
+    add("--questions", nargs="+", metavar="FILE", help="questions in their original format; of POPE several, pooled")
     add("--images", metavar="FOLDER", help="where the images are")
     add("--splits", metavar="FILE", help="DenseCap's densecap_splits.json: the images of --split only")
     add("--prompt", help="asks for captions in these words (default: the model's own)")
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", type=_positive, nargs=2, metavar=("HEIGHT", "WIDTH"), default=[144, 144], help="of scenes, in pixels")
     add("--max-objects", type=_positive, metavar="N", default=5, help="in a scene, 1 to 10 (default: 5)")
     add("--styles", nargs="+", metavar="STYLE", help="drawing styles of scenes (default: those trained on)")
-    add("--seed", type=int, default=0, help="of what is asked about scenes (default: 0)")
+    add("--seed", type=_not_negative, default=0, help="of what is asked about scenes (default: 0)")
     add = parser.add_argument_group("the scores").add_argument
     add(
         "--meteor",
@@ -99,6 +100,7 @@ def evaluate(arguments: argparse.Namespace) -> dict:
         from .predictions import complete
 
         header, rows = complete(arguments.predictions, benchmark.name, benchmark.data, ids)
+        benchmark.check(arguments.predictions, rows)
     else:
         header, rows = _predict(benchmark, arguments)
     scores = rounded(benchmark.score({item: rows[item] for item in ids}))
@@ -148,7 +150,10 @@ def _predict(benchmark, arguments) -> tuple[dict, dict]:
     options = {"dtype": dtype, "max_tiles": arguments.max_tiles, "max_new_tokens": arguments.max_new_tokens}
     options = {key: value for key, value in options.items() if value is not None}
     header = {"task": benchmark.name, "model": identity, "options": options, "data": benchmark.data}
+    if getattr(arguments, "prompt", None) and kind == "florence2" and "caption" in benchmark.needs:
+        raise CommandError(f"--prompt: {identity['name']} is a Florence-2, which captions by its own <CAPTION> alone")
     predictions = Predictions(arguments.save, header)
+    benchmark.check(arguments.save, predictions.rows)
     if any(item not in predictions for item in benchmark.ids()):
         import torch
 
@@ -196,7 +201,15 @@ def _shown(value) -> str:
 
 
 def _positive(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return _at_least(1, text)
+
+
+def _not_negative(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else -1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return number

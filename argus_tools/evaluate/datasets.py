@@ -8,6 +8,7 @@ from .benchmark import Benchmark
 from .dense_caption import RegionImage, dense_caption_map
 from .meteor import open_meteor
 from .predictions import fingerprint
+from .records import check, check_regions
 
 # What LMMs-Eval, which the paper measures by, puts behind every question of these three.
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
@@ -37,6 +38,7 @@ class Questions(_Files):
     """VQAv2, GQA and POPE: one answer for each question; `metric` is vqa, gqa or pope."""
 
     needs = ("answer",)
+    form = {"answer": "text"}
 
     def __init__(self, name, rows, folder, data, metric, suffix: str):
         super().__init__(name, rows, folder, {**data, "suffix": suffix})
@@ -54,6 +56,7 @@ class Captions(_Files):
     """COCO captions and NoCaps: BLEU and CIDEr; `kind` of tokenizer as in captions.py."""
 
     needs = ("caption",)
+    form = {"caption": "text"}
 
     def __init__(self, name, rows, folder, data, kind: str, prompt: str | None):
         super().__init__(name, rows, folder, {**data, "prompt": prompt})
@@ -91,6 +94,9 @@ class Detection(_Files):
                     whole[key] += part[key]
         return found
 
+    def check_one(self, path, item, row, where):
+        check_regions(path, row, "labels", where)
+
     def score(self, predictions):
         return detection.score(self._dataset, predictions)
 
@@ -113,6 +119,10 @@ class DenseCaptions(_Files):
                 width, height = ImageOps.exif_transpose(image).size
             rows.append({**found, "height": height, "width": width})
         return rows
+
+    def check_one(self, path, item, row, where):
+        check(path, row, {"height": "number", "width": "number"}, where)
+        check_regions(path, row, "captions", where)
 
     def score(self, predictions):
         images = [
@@ -139,7 +149,10 @@ class DenseCaptions(_Files):
 def open_dataset(arguments, meteors: Sequence[str]) -> Benchmark:
     """The benchmark of a command's task over its files. Raises CommandError for files that are missing or broken."""
     task = arguments.task
-    files = {"questions": arguments.questions, "annotations": arguments.annotations}
+    questions = arguments.questions
+    if questions is not None and len(questions) > 1 and task != "pope":
+        raise CommandError(f"argus evaluate {task} takes one file of --questions; {len(questions)} are given")
+    files = {"questions": questions[0] if questions else None, "annotations": arguments.annotations}
     needed = {"vqav2": ("questions", "annotations"), "gqa": ("questions",), "pope": ("questions",)}
     for name in needed.get(task, ("annotations",)):
         if files[name] is None:
@@ -155,9 +168,11 @@ def open_dataset(arguments, meteors: Sequence[str]) -> Benchmark:
         rows, metric = {
             "vqav2": lambda: (annotations.read_vqa(files["questions"], files["annotations"]), vqa),
             "gqa": lambda: (annotations.read_gqa(files["questions"]), gqa),
-            "pope": lambda: (annotations.read_pope(files["questions"]), pope),
+            "pope": lambda: (_pooled(questions), pope),
         }[task]()
         data |= {name: fingerprint(files[name]) for name in needed[task]}
+        if len(questions) > 1:
+            data["questions"] = [fingerprint(file) for file in questions]
         return Questions(task, rows[:limit], folder, data, metric, suffix)
     if task in ("coco-captions", "nocaps"):
         rows = annotations.read_captions(files["annotations"])
@@ -175,3 +190,13 @@ def open_dataset(arguments, meteors: Sequence[str]) -> Benchmark:
         rows = annotations.read_regions(files["annotations"])
     data["annotations"] = fingerprint(files["annotations"])
     return DenseCaptions(task, rows[:limit], folder, data, meteors)
+
+
+def _pooled(files: Sequence[str]) -> list[dict]:
+    """POPE's questions of one file; or of several as one test, whose ids ("2:17") are unique by the file's number."""
+    if len(files) == 1:
+        return annotations.read_pope(files[0])
+    if len(set(map(fingerprint, files))) < len(files):
+        raise CommandError(f"one file of --questions is given twice: {', '.join(map(str, files))}")
+    rows = [(number, row) for number, file in enumerate(files, start=1) for row in annotations.read_pope(file)]
+    return [row | {"id": f"{number}:{row['id']}"} for number, row in rows]

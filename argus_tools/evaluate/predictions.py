@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..cli_support import CommandError
+from .records import check
 
 FORMAT = 1
 
@@ -105,6 +106,7 @@ def read(path: str | Path) -> tuple[dict, dict, int]:
                     raise CommandError(
                         f"{path} is a predictions file of format {value['argus_predictions']}, not {FORMAT}"
                     )
+                check(path, value, {"task": "text", "model": {}, "options": {}, "data": {}}, "line 1")
                 header = value
             else:
                 rows[value.pop("id")] = value

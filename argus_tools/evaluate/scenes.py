@@ -13,6 +13,7 @@ import numpy as np
 from .benchmark import Benchmark, mean
 from .dense_caption import RegionImage, average_precision, dense_caption_map
 from .meteor import open_meteor
+from .records import check, check_regions
 
 
 def iou(a, b) -> float:
@@ -144,6 +145,14 @@ class Scenes(Benchmark):
     def predict(self, model, ids: list) -> list[dict]:
         images = [self._render(i) for i in ids]
         return predict(model, images, [self._truths[i][2] for i in ids])
+
+    def check_one(self, path, item, row: dict, where: str) -> None:
+        if item not in self._truths:
+            self._render(item)
+        answers = dict.fromkeys(self._truths[item][2]["answer"], "text")
+        check(path, row, {"caption": "text", "answers": answers, "detect": {}, "dense_caption": {}}, where)
+        check_regions(path, row["detect"], "labels", f"{where}.detect")
+        check_regions(path, row["dense_caption"], "captions", f"{where}.dense_caption")
 
     def score(self, predictions: dict) -> dict:
         for i in self.ids():

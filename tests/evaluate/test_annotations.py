@@ -95,7 +95,7 @@ def _changed(name, change, path):
         ("coco_captions.json", lambda v: v.pop("images"), "not the form of COCO captions: it has no list 'images'"),
         ("coco_captions.json", lambda v: v["annotations"][1].pop("caption"), r"annotations\[1\] has no 'caption'"),
         ("coco_captions.json", lambda v: v["images"].pop(), r"annotations\[2\] is of image 285, which is not among"),
-        ("coco_captions.json", lambda v: v["images"].__setitem__(0, 5), r"images\[0\] has no 'id'"),
+        ("coco_captions.json", lambda v: v["images"].__setitem__(0, 5), r"images\[0\] is 5, not an object with id"),
     ],
 )
 def test_broken_captions(tmp_path, name, change, message):
@@ -106,8 +106,8 @@ def test_broken_captions(tmp_path, name, change, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda v: v["annotations"][0].update(bbox=[1, 2, 3]), r"annotations\[0\] has the box \[1, 2, 3\]"),
-        (lambda v: v["annotations"][0].update(bbox=[1, 2, -3, 4]), r"annotations\[0\] has the box"),
+        (lambda v: v["annotations"][0].update(bbox=[1, 2, 3]), r"annotations\[0\]\.bbox is \[1, 2, 3\], not"),
+        (lambda v: v["annotations"][0].update(bbox=[1, 2, -3, 4]), r"annotations\[0\]\.bbox is \[1, 2, -3, 4\], not"),
         (lambda v: v.pop("categories"), "has no list 'categories'"),
         (lambda v: v["annotations"][0].pop("category_id"), r"annotations\[0\] has no 'category_id'"),
     ],
@@ -124,7 +124,7 @@ def test_broken_questions(tmp_path):
         annotations.read_vqa(questions, lacking)
     with pytest.raises(CommandError, match="it has no list 'questions'"):
         annotations.read_vqa(FILES / "vqav2_annotations.json", FILES / "vqav2_annotations.json")
-    with pytest.raises(CommandError, match=r"\[0\] has no 'answer'"):
+    with pytest.raises(CommandError, match="201307251 has no 'answer'"):
         annotations.read_gqa(
             _changed("gqa_questions.json", lambda v: v["201307251"].pop("answer"), tmp_path / "g.json")
         )
@@ -138,6 +138,7 @@ def test_broken_questions(tmp_path):
         ('{"question_id": 1, "image": "a.jpg", "text": "Is it?"}', "line 1 is not POPE's form"),
         ('{"question_id": 1, "image": "a.jpg", "text": "Is it?", "label": "maybe"}', "line 1: the label is 'maybe'"),
         ("[1]", "line 1 is not POPE's form"),
+        ('{"question_id": [1], "image": "a.jpg", "text": "Is it?", "label": "no"}', r"question_id is \[1\], not an id"),
         ("\n", "holds no questions"),
     ],
 )
@@ -162,3 +163,107 @@ def test_broken_regions(tmp_path):
         annotations.read_regions(FILES / "region_descriptions.json", splits, "dev")
     with pytest.raises(CommandError, match="a list of images with regions"):
         annotations.read_regions(FILES / "coco_captions.json")
+
+
+def _set(*places):
+    """A change of a file: the last of `places` is what stands at the others."""
+    *path, last, value = places
+
+    def change(file):
+        for place in path:
+            file = file[place]
+        file[last] = value
+
+    return change
+
+
+def _instances(path):
+    return annotations.read_coco(path, "bbox")
+
+
+def _answers(path):
+    return annotations.read_vqa(FILES / "vqav2_questions.json", path)
+
+
+def _vqa_questions(path):
+    return annotations.read_vqa(path, FILES / "vqav2_annotations.json")
+
+
+def _splits(path):
+    return annotations.read_regions(FILES / "region_descriptions.json", path, "test")
+
+
+COCO, CAPTIONS, VG = "coco_instances.json", "coco_captions.json", "region_descriptions.json"
+QUESTIONS, ANSWERS, GQA = "vqav2_questions.json", "vqav2_annotations.json", "gqa_questions.json"
+FIRST_REGION = (0, "regions", 0)
+
+
+@pytest.mark.parametrize(
+    "read, name, change, message",
+    [
+        (_instances, COCO, _set("annotations", 0, "bbox", None), r"annotations\[0\]\.bbox is null, not"),
+        (_instances, COCO, _set("annotations", 1, "bbox", [0, 0, float("nan"), 1]), r"annotations\[1\]\.bbox is .*NaN"),
+        (
+            _instances,
+            COCO,
+            _set("annotations", 0, "image_id", [139]),
+            r"annotations\[0\]\.image_id is \[139\], not an id",
+        ),
+        (
+            _instances,
+            COCO,
+            _set("annotations", 0, "area", None),
+            r"annotations\[0\]\.area is null, not a finite number",
+        ),
+        (
+            _instances,
+            COCO,
+            _set("annotations", 0, "category_id", 99),
+            r"annotations\[0\] is of category 99, which is not",
+        ),
+        (_instances, COCO, _set("categories", 0, "name", None), r"categories\[0\]\.name is null, not a text"),
+        (_instances, COCO, _set("images", 0, "id", {}), r"images\[0\]\.id is {}, not an id"),
+        (annotations.read_captions, CAPTIONS, _set("annotations", 0, "caption", None), r"\[0\]\.caption is null"),
+        (annotations.read_captions, CAPTIONS, _set("annotations", []), "holds no captions"),
+        (_answers, ANSWERS, _set("annotations", 0, "answers", None), r"annotations\[0\]\.answers is null, not a list"),
+        (_answers, ANSWERS, _set("annotations", 0, "answers", ["1"]), r'\[0\]\.answers\[0\] is "1", not an object'),
+        (
+            _answers,
+            ANSWERS,
+            _set("annotations", 0, "answers", 1, "answer", 3),
+            r"\[0\]\.answers\[1\]\.answer is 3, not a",
+        ),
+        (_answers, ANSWERS, _set("annotations", 0, "answers", []), "an empty list of answers to question 139000"),
+        (
+            _vqa_questions,
+            QUESTIONS,
+            _set("questions", 0, "image_id", "x"),
+            r'questions\[0\]\.image_id is "x", not a whole',
+        ),
+        (annotations.read_gqa, GQA, _set("201307251", "answer", None), "201307251.answer is null, not a text"),
+        (annotations.read_gqa, GQA, _set("201307251", "types", "verify"), '201307251.types is "verify", not an object'),
+        (annotations.read_regions, VG, _set(*FIRST_REGION, "phrase", None), r"\[0\]\.regions\[0\]\.phrase is null"),
+        (annotations.read_regions, VG, _set(*FIRST_REGION, "x", "1"), r'\[0\]\.regions\[0\]\.x is "1", not a finite'),
+        (
+            annotations.read_regions,
+            VG,
+            _set(*FIRST_REGION, "width", float("inf")),
+            r"\.width is Infinity, not a finite",
+        ),
+        (annotations.read_regions, VG, _set(0, "id", [1]), r"\[0\]\.id is \[1\], not an id"),
+        (annotations.read_regions, VG, _set(1, "id", 1), r"\[1\] is of image 1, which stands there already"),
+        (_splits, "densecap_splits.json", _set("test", 3), "test is 3, not a list"),
+        (_splits, "densecap_splits.json", _set("test", [[2]]), r"test\[0\] is \[2\], not an id"),
+    ],
+)
+def test_values_of_another_kind_are_one_sentence(tmp_path, read, name, change, message):
+    with pytest.raises(CommandError, match=message) as raised:
+        read(_changed(name, change, tmp_path / name))
+    assert str(tmp_path / name) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "p.json").write_bytes(b"\xff\xfe\x00")
+    for read in (annotations.read_pope, annotations.read_gqa):
+        with pytest.raises(CommandError, match=r"p\.json is not UTF-8 text"):
+            read(tmp_path / "p.json")

@@ -72,6 +72,11 @@ def test_cider_by_hand():
     assert none["cider"] == 0.0
 
 
+def test_references_without_words_are_refused():
+    with pytest.raises(CommandError, match="the references of 2 images hold no words"):
+        captions.score({1: ["!"], 2: [""]}, {1: "a cat", 2: ""}, "lite")
+
+
 def test_captions_of_the_official_file():
     rows = annotations.read_captions(FILES / "coco_captions.json")
     references = {row["id"]: row["captions"] for row in rows}

@@ -116,6 +116,80 @@ def test_predictions_of_other_data_and_options_are_refused(images, tmp_path):
         evaluate(parse(*words_of("gqa"), "--predictions", saved))
 
 
+REGION = {"boxes": [[0, 0, 5, 5]], "scores": [0.5]}
+
+
+@pytest.mark.parametrize(
+    "task, change, message",
+    [
+        ("pope", lambda row: row.pop("answer"), "the prediction of 1 has no 'answer'"),
+        ("gqa", lambda row: row.update(answer=None), "the prediction of '201307251'.answer is null, not a text"),
+        ("coco-captions", lambda row: row.update(caption=3), "the prediction of 139.caption is 3, not a text"),
+        ("detection", lambda row: row.update(REGION, labels=[]), "1 boxes, 0 labels, 1 scores: one for each"),
+        (
+            "detection",
+            lambda row: row.update(REGION, labels=["cat"], scores=[float("nan")]),
+            r"scores\[0\] is NaN, not",
+        ),
+        ("dense-caption", lambda row: row.update(REGION, captions=["a", "b"]), "1 boxes, 2 captions, 1 scores"),
+        (
+            "dense-caption",
+            lambda row: row.update(REGION, captions=["a"], boxes=[[1, 2]]),
+            r"boxes\[0\] is \[1, 2\], not",
+        ),
+        ("dense-caption", lambda row: row.pop("height"), "has no 'height'"),
+        ("scenes", lambda row: row["answers"].clear(), r"the prediction of 0\.answers has no '"),
+        ("scenes", lambda row: row["detect"].update(labels=None), r"the prediction of 0\.detect\.labels is null"),
+    ],
+)
+def test_predictions_of_another_form_are_one_sentence(task, change, message, images, tmp_path):
+    needs(task)
+    saved = tmp_path / "p.jsonl"
+    words = ["scenes", "--count", 1, "--size", 96, 96] if task == "scenes" else words_of(task)
+    words += ["--max-new-tokens", 4, *([] if task == "scenes" else ["--images", images])]
+    evaluate(parse(*words, "--save", saved, "--meteor", "lite"))
+    header, first, *rest = (json.loads(line) for line in saved.read_text().splitlines())
+    change(first)
+    saved.write_text("".join(json.dumps(row) + "\n" for row in (header, first, *rest)))
+    for option in ("--predictions", "--save"):
+        with pytest.raises(CommandError, match=message) as raised:
+            evaluate(parse(*words, option, saved, "--meteor", "lite"))
+        assert str(raised.value).startswith(str(saved))
+
+
+def test_pope_of_several_files_is_one_test(images, tmp_path):
+    """Ids that each file counts from 1 stay apart; the answers of all questions are pooled."""
+    second = tmp_path / "second.json"
+    second.write_text((FILES / "pope.json").read_text().replace("snowboard", "surfboard"))
+    files, saved = ["--questions", FILES / "pope.json", second], tmp_path / "p.jsonl"
+    found = evaluate(parse("pope", *files, "--images", images, "--save", saved, "--max-new-tokens", 4))
+    assert found["items"] == found["scores"]["questions"] == 8 and len(found["data"]["questions"]) == 2
+    assert [json.loads(line)["id"] for line in saved.read_text().splitlines()[1:]] == [
+        f"{number}:{i}" for number in (1, 2) for i in (1, 2, 3, 4)
+    ]
+    assert evaluate(parse("pope", *files, "--predictions", saved)) == found
+    with pytest.raises(CommandError, match="given twice"):
+        evaluate(parse("pope", "--questions", second, second, "--images", images))
+    with pytest.raises(CommandError, match="gqa takes one file of --questions; 2 are given"):
+        evaluate(parse("gqa", "--questions", second, second, "--images", images))
+
+
+def test_a_prompt_for_florence_is_refused_before_anything_runs(images, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "florence2"}')
+    saved = tmp_path / "p.jsonl"
+    words = [*words_of("coco-captions"), "--images", images, "--model", tmp_path, "--save", saved]
+    with pytest.raises(CommandError, match=r"--prompt: .* is a Florence-2, which captions by its own <CAPTION> alone"):
+        evaluate(parse(*words, "--prompt", "Describe."))
+    assert not saved.exists()
+
+
+@pytest.mark.parametrize("seed", ["-1", "x", "1.5"])
+def test_a_seed_is_a_whole_number(seed, capsys):
+    with pytest.raises(SystemExit) as raised:
+        parse("scenes", f"--seed={seed}")
+    assert raised.value.code == 2 and "is not a whole number of at least 0" in capsys.readouterr().err
+
+
 def test_tables_are_printed(tmp_path, capsys):
     out = tmp_path / "gqa.json"
     out.write_text(json.dumps({"task": "gqa", "model": {"name": "m"}, "scores": {"exact_match": 0.5}, "data": {}}))

@@ -164,6 +164,7 @@ def test_other_peoples_predictions_are_refused(tmp_path, change, message):
         ("[1]\n", "not a predictions file"),
         ('{"id": 1}\n', "not a predictions file"),
         ("no newline", "not a predictions file"),
+        (json.dumps({"argus_predictions": 1, **HEADER, "model": None}) + "\n", "line 1.model is null, not an object"),
         ('{"argus_predictions": 9}\n', "of format 9, not 1"),
         (json.dumps({"argus_predictions": 1, **HEADER}) + "\n{}\n", "line 2 is not a prediction"),
     ],
