@@ -10,14 +10,10 @@ from .questions import QUESTION_KINDS
 from .render import SCENES_VERSION, SPLITS, Scene, SceneObject, render_scene
 from .text import (
     TASKS,
-    Example,
     Exchange,
     ask,
     caption,
     caption_labels,
-    dense_caption,
-    detection,
-    make_example,
     vocabulary_text,
 )
 from .words import NUMBERS, plural, where, with_article, without_article
@@ -33,7 +29,6 @@ __all__ = [
     "SPLITS",
     "TASKS",
     "WORDS",
-    "Example",
     "Exchange",
     "Scene",
     "SceneObject",
@@ -43,9 +38,6 @@ __all__ = [
     "caption",
     "caption_labels",
     "class_names",
-    "dense_caption",
-    "detection",
-    "make_example",
     "pictograms",
     "plural",
     "render_scene",

@@ -4,7 +4,7 @@ import numpy as np
 
 from .atlas import COLOURS, DIGITS, SHAPES, WORDS, atlas_info
 from .render import Scene, SceneObject
-from .words import BACKGROUND_WORDS, NUMBERS, at, plural, sentence, where, with_article
+from .words import BACKGROUND_WORDS, KINDS, NUMBERS, at, plural, sentence, where, with_article
 
 QUESTION_SHARES = (0.15, 0.2, 0.07, 0.26, 0.24, 0.08)
 QUESTION_KINDS = ("what", "how_many", "colour", "yes_no", "where", "background")
@@ -13,8 +13,8 @@ NEAR = 10
 
 
 def question(scene: Scene, rng: np.random.Generator, kind: str | None = None) -> tuple[str, str, str]:
-    """(kind, question, answer), of a random (or the given) kind, or of yes and no where the scene has nothing of that
-    kind to ask.
+    """(kind, question, answer), of a random (or the given) kind; where the scene has nothing of that kind to ask, of
+    yes and no, and where nothing is absent either, of the background.
 
     Raises ValueError for an unknown kind.
     """
@@ -25,7 +25,8 @@ def question(scene: Scene, rng: np.random.Generator, kind: str | None = None) ->
         asked = _QUESTIONS[chosen](scene, rng)
         if asked is not None:
             return chosen, *asked
-    return "yes_no", *_yes_no(scene, rng)
+    asked = _yes_no(scene, rng)
+    return ("yes_no", *asked) if asked else ("background", *_background(scene, rng))
 
 
 def label_counts(scene: Scene) -> dict[str, int]:
@@ -36,12 +37,21 @@ def label_counts(scene: Scene) -> dict[str, int]:
     return counts
 
 
-def absent_label(scene: Scene, rng: np.random.Generator) -> str:
-    """A label that is not in the scene, of the kind of one that is; half the time a near miss of it: another colour
-    or shape, a pictogram of the same theme."""
+def clear_labels(scene: Scene) -> list[str]:
+    """The labels in the scene that name nothing else there: not "bird" beside a dove, which is a bird too."""
+    counts = label_counts(scene)
+    return [label for label in counts if not any(special in counts for special in KINDS.get(label, ()))]
+
+
+def absent_label(scene: Scene, rng: np.random.Generator) -> str | None:
+    """A label that names nothing in the scene, of the kind of one that is there; half the time a near miss of it:
+    another colour or shape, a pictogram of the same theme. None where nothing of that kind is left."""
     present, model, near = {o.label for o in scene.objects}, _pick(rng, scene.objects), rng.random() < 0.5
-    labels = [name for name in (_near(model) if near else _alike(model)) if name not in present]
-    return _pick(rng, labels or [name for name in atlas_info()["classes"] if name not in present])
+    for names in (_near(model), _alike(model)) if near else (_alike(model),):
+        labels = [name for name in names if name not in present and present.isdisjoint(KINDS.get(name, ()))]
+        if labels:
+            return _pick(rng, labels)
+    return None
 
 
 def _alike(model: SceneObject) -> tuple[str, ...] | list[str]:
@@ -79,7 +89,8 @@ def _what(scene, rng):
     if len(scene.objects) == 1 and draw < 0.7:
         return "What is this?", sentence(with_article(scene.objects[0].label))
     cells = [where(o.box, *scene.size) for o in scene.objects]
-    lone = [i for i, cell in enumerate(cells) if cells.count(cell) == 1]
+    # "At the top" is taken to mean the whole side: it is asked where nothing else is at the top left or right.
+    lone = [i for i, cell in enumerate(cells) if sum(cell in (other, *other.split()) for other in cells) == 1]
     if not lone:
         return None
     i = _pick(rng, lone)
@@ -90,7 +101,8 @@ def _how_many(scene, rng):
     counts, draw = label_counts(scene), rng.random()
     if draw < 0.35:
         return "How many objects are there?", sentence(NUMBERS[len(scene.objects)])
-    countable = [o.label for o in scene.objects if not o.is_text]
+    clear = clear_labels(scene)
+    countable = [o.label for o in scene.objects if not o.is_text and o.label in clear]
     if not countable:
         return None
     # By objects, not by labels: "one" is not the answer to most questions where there is more than one of something.
@@ -110,16 +122,17 @@ def _colour(scene, rng):
 
 
 def _yes_no(scene, rng):
-    there = rng.random() < 0.5
-    label = _pick(rng, list(label_counts(scene))) if there else absent_label(scene, rng)
-    a = with_article(label)
+    there, absent = rng.random() < 0.5, absent_label(scene, rng)
+    if absent is None:
+        return None
+    a = with_article(_pick(rng, list(label_counts(scene))) if there else absent)
     question = f"Is {a} there?" if a.startswith("the ") else f"Is there {a}?"
     return question, "Yes." if there else "No."
 
 
 def _where(scene, rng):
-    counts = label_counts(scene)
-    single = [o for o in scene.objects if counts[o.label] == 1]
+    counts, clear = label_counts(scene), clear_labels(scene)
+    single = [o for o in scene.objects if counts[o.label] == 1 and o.label in clear]
     if not single:
         return None
     o = _pick(rng, single)

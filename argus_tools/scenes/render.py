@@ -2,8 +2,8 @@
 
 A scene is a pure function of (SCENES_VERSION, split, index, options): the same arguments give the same pixels and
 boxes on every machine with the same Pillow and numpy. Splits draw from disjoint random streams, so a held-out scene
-is never a training scene. Version 2: hundreds of classes, digits and words, objects that cover each other by up to
-30% of the smaller box (the later one on top; a box is of the whole object), six backgrounds, up to ten objects.
+is never a training scene. Hundreds of classes, digits and words; objects that cover each other by up to 30% of the
+smaller box (the later one on top; a box is of the whole object), but none of one colour; up to ten objects.
 """
 
 import math
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from .atlas import COLOURS, DIGITS, SHAPES, WORDS, atlas_info, pictograms, styles_of, text_mask, visible_box
 from .backgrounds import draw_background, jittered, visible_colours
 
-SCENES_VERSION = 2
+SCENES_VERSION = 3
 SPLITS = {"train": 0, "val": 1, "test": 2}
 MOST_OBJECTS = 10
 # Objects' longest side as a share of the canvas's short side, by number of objects: few are large, many still fit.
@@ -35,6 +35,7 @@ SIZE_RANGE = {
 # Scenes of more than ONE_TILE objects are for canvases of several tiles: any number of objects, of any size from
 # SMALLEST pixels on.
 ONE_TILE, SMALLEST = 5, 30
+GAP = 2
 # The shares of pictograms, shapes, digits and words among the objects.
 KIND_SHARES = (0.70, 0.16, 0.07, 0.07)
 
@@ -115,7 +116,7 @@ def render_scene(
         if picked is None:
             continue
         name, colour, sprite = picked
-        spot = _free_spot(rng, name, sprite.size, objects, overlap, height, width)
+        spot = _free_spot(rng, name, colour, sprite.size, objects, overlap, height, width)
         if spot is None:
             continue
         image.paste(sprite, spot, sprite)
@@ -242,21 +243,23 @@ def _star():
 _STAR = _star()
 
 
-def _free_spot(rng, name, size, objects, overlap, height, width) -> tuple[int, int] | None:
+def _free_spot(rng, name, colour, size, objects, overlap, height, width) -> tuple[int, int] | None:
     """A top-left corner where a sprite of `size` (w, h) shares at most `overlap` of the smaller box with any object.
 
-    What is to be read keeps clear.
+    What is to be read keeps clear; what has the same colour keeps `GAP` pixels away, or the two would be one blob.
     """
     w, h = size
     xs, ys = (rng.random((2, 40)) * [[width - w + 1], [height - h + 1]]).astype(int)
     if not objects:
         return int(xs[0]), int(ys[0])
     x1, y1, x2, y2 = np.array([o.box for o in objects]).T
-    shared_x = np.minimum(xs[:, None] + w, x2) - np.maximum(xs[:, None], x1)
-    shared_y = np.minimum(ys[:, None] + h, y2) - np.maximum(ys[:, None], y1)
+    same = np.array([colour is not None and o.colour == colour for o in objects])
+    gap = GAP * same
+    shared_x = np.minimum(xs[:, None] + w + gap, x2) - np.maximum(xs[:, None] - gap, x1)
+    shared_y = np.minimum(ys[:, None] + h + gap, y2) - np.maximum(ys[:, None] - gap, y1)
     shared = shared_x.clip(0) * shared_y.clip(0)
     text = name.startswith(("digit ", "word "))
-    limits = np.array([0.05 if text or o.is_text else overlap for o in objects])
+    limits = np.array([0.05 if text or o.is_text else overlap for o in objects]) * ~same
     free = (shared <= limits * np.minimum(w * h, (x2 - x1) * (y2 - y1))).all(1)
     best = int(free.argmax())
     return (int(xs[best]), int(ys[best])) if free[best] else None

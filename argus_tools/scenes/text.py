@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from modeling_argus.tasks_argus import TASK_PROMPTS
-from processing_argus.locations_argus import LocationVocabulary
 
 from .atlas import COLOURS, all_labels
 from .backgrounds import BACKGROUNDS
-from .questions import absent_label, label_counts, question
+from .questions import absent_label, clear_labels, label_counts, question
 from .render import Scene
 from .words import BACKGROUND_WORDS, COLUMNS, NUMBERS, ROWS, at, plural, sentence, where, with_article, without_article
 
@@ -30,16 +29,6 @@ class Exchange:
     task: str
     prompt: str
     answer: str | tuple[tuple[tuple[float, float, float, float], str], ...]
-    phrases: tuple[str, ...] = field(default=())
-
-
-@dataclass(frozen=True)
-class Example:
-    """An exchange whose answer is text: regions are written in location tokens."""
-
-    task: str
-    prompt: str
-    answer: str
     phrases: tuple[str, ...] = field(default=())
 
 
@@ -66,26 +55,16 @@ def caption_labels(text: str) -> Counter:
     return found
 
 
-def dense_caption(scene: Scene, bins: int) -> str:
-    """Every object as a region: its box in location tokens, then "a cat"."""
-    return _written(_all_regions(scene), bins, scene.size)
-
-
-def detection(scene: Scene, phrases, bins: int) -> str:
-    """The objects that one of `phrases` names ("cat" or "a cat"), as regions with the phrase; none: an empty answer."""
-    return _written(_found(scene, phrases), bins, scene.size)
-
-
 def ask(scene: Scene, rng: np.random.Generator, task: str, kind: str | None = None) -> Exchange:
-    """One exchange of the given task about the scene; questions of a random (or the given) kind, or of yes and no
-    where the scene has nothing of that kind to ask.
+    """One exchange of the given task about the scene; questions of a random (or the given) kind, or of another where
+    the scene has nothing of that kind to ask.
 
     Raises ValueError for an unknown task or kind.
     """
     if task == "caption":
         return Exchange(task, TASK_PROMPTS[task], caption(scene))
     if task == "dense_caption":
-        return Exchange(task, TASK_PROMPTS[task], _all_regions(scene))
+        return Exchange(task, TASK_PROMPTS[task], tuple((o.box, with_article(o.label)) for o in scene.objects))
     if task == "detect":
         phrases = _phrases(scene, rng)
         if rng.random() < 0.35:
@@ -99,35 +78,21 @@ def ask(scene: Scene, rng: np.random.Generator, task: str, kind: str | None = No
     return Exchange(f"answer:{chosen}", asked, answer)
 
 
-def make_example(scene: Scene, rng: np.random.Generator, task: str, bins: int, kind: str | None = None) -> Example:
-    """`ask` with the answer as text, regions in location tokens of `bins` bins."""
-    asked = ask(scene, rng, task, kind)
-    answer = asked.answer if isinstance(asked.answer, str) else _written(asked.answer, bins, scene.size)
-    return Example(asked.task, asked.prompt, answer, asked.phrases)
-
-
-def _written(regions, bins: int, size) -> str:
-    return LocationVocabulary(bins).encode_regions([box for box, _ in regions], [text for _, text in regions], size)
-
-
-def _all_regions(scene: Scene):
-    return tuple((o.box, with_article(o.label)) for o in scene.objects)
-
-
 def _found(scene: Scene, phrases):
     names = {without_article(phrase): phrase for phrase in phrases}
     return tuple((o.box, names[o.label]) for o in scene.objects if o.label in names)
 
 
 def _phrases(scene: Scene, rng: np.random.Generator) -> list[str]:
-    """One to three different phrases to detect; each with even chances of being in the scene."""
-    present = list(label_counts(scene))
+    """One to three different phrases to detect; each with even chances of being in the scene, where that can be."""
+    present = clear_labels(scene)
     order = [present[i] for i in rng.permutation(len(present))]
     phrases: list[str] = []
     draw = rng.random()
     for _ in range(1 if draw < 0.6 else 2 if draw < 0.9 else 3):
-        phrase = order.pop() if order and rng.random() < 0.5 else absent_label(scene, rng)
-        if phrase not in phrases:
+        absent = None if order and rng.random() < 0.5 else absent_label(scene, rng)
+        phrase = absent or (order.pop() if order else None)
+        if phrase and phrase not in phrases:
             phrases.append(phrase)
     return phrases
 

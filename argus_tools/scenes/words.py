@@ -23,6 +23,47 @@ IRREGULAR_PLURALS = {
     "tornado": "tornadoes",
     "volcano": "volcanoes",
 }
+# A general name, and the special things that it names as well or that show it (a gift has a ribbon): where one of them
+# is there, the general name is neither asked for as absent nor counted, found or placed.
+KINDS = {
+    "bear": ("koala", "panda", "teddy bear"),
+    "bird": (
+        *("turkey", "rooster", "chick", "penguin", "dove", "eagle", "duck", "swan", "owl", "flamingo", "peacock"),
+        "parrot",
+    ),
+    "book": ("open book",),
+    "bow": ("ribbon", "gift"),
+    "cake": ("cake slice", "cupcake"),
+    "candy": ("lollipop",),
+    "cap": ("graduation cap",),
+    "car": ("taxi", "police car", "race car"),
+    "clock": ("watch",),
+    "cloud": ("rain cloud",),
+    "egg": ("fried egg",),
+    "fish": ("pufferfish", "shark"),
+    "flame": ("candle",),
+    "football": ("soccer ball",),
+    "gem": ("ring",),
+    "horse": ("unicorn", "carousel"),
+    "ice cream": ("sundae",),
+    "keyboard": ("piano",),
+    "melon": ("watermelon",),
+    "monkey": ("gorilla",),
+    "motorcycle": ("moped",),
+    "mountain": ("volcano",),
+    "mouse": ("computer mouse",),
+    "planet": ("globe",),
+    "ribbon": ("gift", "medal"),
+    "scarf": ("snowman",),
+    "ship": ("sailboat",),
+    "shoe": ("boot", "high heel", "ice skate", "roller skate"),
+    "temple": ("shrine",),
+    "tent": ("circus tent",),
+    "top hat": ("snowman",),
+    "train": ("bullet train",),
+    "tree": ("pine tree", "palm tree"),
+    "truck": ("fire truck", "ambulance"),
+}
 BACKGROUND_WORDS = {"stripes": "striped", "noise": "noisy"}
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
 
@@ -42,7 +83,7 @@ def without_article(phrase: str) -> str:
 
 
 def plural(label: str) -> str:
-    """ "red circle" -> "red circles", "bus" -> "buses", "cherry" -> "cherries"."""
+    """ "red circle" -> "red circles", "bus" -> "buses", "butterfly" -> "butterflies"."""
     head, _, last = label.rpartition(" ")
     if last in IRREGULAR_PLURALS:
         many = IRREGULAR_PLURALS[last]

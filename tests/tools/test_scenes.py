@@ -25,9 +25,6 @@ from argus_tools.scenes import (
     caption,
     caption_labels,
     class_names,
-    dense_caption,
-    detection,
-    make_example,
     pictograms,
     plural,
     render_scene,
@@ -37,6 +34,8 @@ from argus_tools.scenes import (
     without_article,
 )
 from argus_tools.scenes.atlas import styles_of
+from argus_tools.scenes.questions import absent_label, clear_labels
+from argus_tools.scenes.words import KINDS
 from argus_tools.train.readers.scenes import ScenesReader
 from argus_tools.train.samples import Region, Sample, Turn
 from processing_argus.locations_argus import LocationVocabulary
@@ -61,14 +60,14 @@ def test_a_scene_is_a_function_of_its_arguments():
     assert first.image.shape == (100, 140, 3) and first.image.dtype == np.uint8
 
 
-def test_version_2_draws_what_it_always_drew():
+def test_version_3_draws_what_it_always_drew():
     """A change of what the numbers of scenes mean needs a new SCENES_VERSION: models are trained and scored on them."""
-    assert SCENES_VERSION == 2
+    assert SCENES_VERSION == 3
     assert [[o.label for o in render_scene(i, "train").objects] for i in range(4)] == [
-        ["llama"],
-        ["hourglass", "apple", "hamburger", "hamburger", "hamburger"],
-        ["motorcycle"],
-        ["television", "strawberry", "television"],
+        ["eagle", "fuel pump", "orange circle", "fuel pump", "orange circle"],
+        ["parrot", "lobster"],
+        ["window"],
+        ["ice cream", "bell"],
     ]
 
 
@@ -103,6 +102,20 @@ def test_some_objects_cover_each_other_and_some_scenes_keep_apart():
         for s in LARGE
     ]
     assert max(overlaps) > 0.15 and min(overlaps) == 0
+
+
+def test_what_has_one_colour_does_not_touch():
+    """Two red squares that overlap would be one blob that nobody could count."""
+    pairs = 0
+    for i in range(150):
+        drawn = [o for o in render_scene(i, "train", max_objects=10, classes=SHAPES[:2]).objects if o.colour]
+        for j, a in enumerate(drawn):
+            for b in drawn[j + 1 :]:
+                if a.colour == b.colour:
+                    pairs += 1
+                    gaps = [max(a.box[k], b.box[k]) - min(a.box[k + 2], b.box[k + 2]) for k in (0, 1)]
+                    assert max(gaps) >= 2, (i, a, b)
+    assert pairs > 100
 
 
 def test_large_canvases_hold_more_and_smaller_objects():
@@ -161,12 +174,22 @@ def test_names_are_plain_words_that_a_list_can_hold():
         assert 1 <= len(words) <= 2 and all(word.isascii() and word.isalpha() and word.islower() for word in words)
         assert not {"and", "a", "an", "the", *COLOURS, *NUMBERS} & set(words), name
     assert len({plural(label) for label in all_labels()}) == len(all_labels())
+    # One name, one thing: no picture of two socks or of many grapes is "a sock" or "a grape", none has two names.
+    assert not {"sock", "glove", "footprint", "paw print", "chain", "cherry", "grape", "pancake", "mask"} & {
+        *atlas_info()["classes"]
+    }
+    assert not {"telephone", "goal net", "fishing rod", "necktie", "music note"} & set(atlas_info()["classes"])
 
 
 def test_the_held_out_style_is_drawn_when_it_is_asked_for():
-    seen, unseen = (render_scene(3, "test", styles=styles) for styles in (None, ("fluent_3d",)))
+    seen, unseen = (render_scene(3, "test", styles=styles) for styles in (None, ("twemoji",)))
     assert [o.name for o in unseen.objects] and not np.array_equal(seen.image, unseen.image)
-    assert "fluent_3d" not in atlas_info()["styles"]
+    info = atlas_info()
+    # Fluent's two sets share their outlines, so neither can be held out while the other is trained on.
+    assert info["unseen_styles"] == ["twemoji"] and set(info["styles"]) == {
+        *("noto", "noto_v1", "emojione", "fluent_flat", "fluent_3d")
+    }
+    assert list(pictograms("twemoji")) == info["classes"]
 
 
 def test_only_some_classes_are_drawn_when_they_are_named():
@@ -178,17 +201,21 @@ def test_only_some_classes_are_drawn_when_they_are_named():
     assert all(reader[i].conversations[0][0].answer == "The word stop." for i in range(20))
 
 
+def written(regions, bins, size) -> str:
+    return LocationVocabulary(bins).encode_regions([box for box, _ in regions], [text for _, text in regions], size)
+
+
 def test_dense_captions_and_detections_round_trip_through_the_parser():
     vocabulary, rng = LocationVocabulary(BINS), np.random.default_rng(0)
     for scene in SCENES:
-        regions, unparsed = vocabulary.parse(dense_caption(scene, BINS))
+        regions, unparsed = vocabulary.parse(written(ask(scene, rng, "dense_caption").answer, BINS, scene.size))
         assert not unparsed
         assert [r.caption for r in regions] == [with_article(o.label) for o in scene.objects]
         for region, o in zip(regions, scene.objects):
             box = vocabulary.bins_to_box(region.bins, scene.size)
             assert np.abs(np.array(box) - np.array(o.box)).max() <= max(scene.size) / BINS
-        example = make_example(scene, rng, "detect", BINS)
-        regions, unparsed = vocabulary.parse(example.answer)
+        example = ask(scene, rng, "detect")
+        regions, unparsed = vocabulary.parse(written(example.answer, BINS, scene.size))
         assert not unparsed and {r.caption for r in regions} <= set(example.phrases)
         phrases = set(example.phrases)
         assert len(regions) == sum(bool(phrases & {o.label, with_article(o.label)}) for o in scene.objects)
@@ -213,14 +240,20 @@ def test_the_grammar_word_for_word():
         SceneObject("word stop", "blue", (60, 60, 80, 80)),
     )
     assert caption(scene) == "Two apples, a red circle and the word stop."
-    assert dense_caption(scene, 9) == (
+    dense = ask(scene, np.random.default_rng(0), "dense_caption")
+    assert written(dense.answer, 9, scene.size) == (
         "<loc_0><loc_0><loc_2><loc_2>an apple<loc_0><loc_6><loc_2><loc_8>a red circle"
         "<loc_6><loc_0><loc_8><loc_2>an apple<loc_6><loc_6><loc_8><loc_8>the word stop"
     )
-    assert detection(scene, ["red circle"], 9) == "<loc_0><loc_6><loc_2><loc_8>red circle"
-    assert detection(scene, ["the word stop"], 9) == "<loc_6><loc_6><loc_8><loc_8>the word stop"
-    assert detection(scene, ["a cat", "an apple"], 9).count("an apple") == 2
-    assert detection(scene, ["cat"], 9) == ""
+    found = {
+        asked.phrases: asked.answer
+        for asked in (ask(scene, np.random.default_rng(seed), "detect") for seed in range(300))
+        if len(asked.phrases) == 1
+    }
+    assert found["red circle",] == (((60, 0, 80, 20), "red circle"),)
+    assert found["the word stop",] == (((60, 60, 80, 80), "the word stop"),)
+    assert found["an apple",] == (((0, 0, 20, 20), "an apple"), ((0, 60, 20, 80), "an apple"))
+    assert () in found.values()
     for one, many in (
         ("butterfly", "butterflies"),
         ("yellow star", "yellow stars"),
@@ -243,7 +276,7 @@ def test_the_grammar_word_for_word():
     said = {}
     for kind in QUESTION_KINDS:
         for _ in range(60):
-            example = make_example(scene, rng, "answer", BINS, kind)
+            example = ask(scene, rng, "answer", kind)
             assert example.task == f"answer:{kind}"
             said[example.prompt] = example.answer
     assert said["Where is the red circle?"] == "At the top right."
@@ -257,14 +290,14 @@ def test_the_grammar_word_for_word():
 def test_examples_are_deterministic_and_answers_are_right():
     for scene in SCENES[:20]:
         for task in TASKS:
-            one, two = (make_example(scene, np.random.default_rng(5), task, BINS) for _ in range(2))
+            one, two = (ask(scene, np.random.default_rng(5), task) for _ in range(2))
             assert one == two
         labels = Counter(o.label for o in scene.objects)
         for seed in range(5):
-            example = make_example(scene, np.random.default_rng(seed), "answer", BINS, "yes_no")
+            example = ask(scene, np.random.default_rng(seed), "answer", "yes_no")
             asked = example.prompt.removeprefix("Is there ").removeprefix("Is ").rstrip("?").removesuffix(" there")
             assert example.answer == ("Yes." if without_article(asked) in labels else "No.")
-            example = make_example(scene, np.random.default_rng(seed), "answer", BINS, "how_many")
+            example = ask(scene, np.random.default_rng(seed), "answer", "how_many")
             if example.task == "answer:how_many" and "objects" not in example.prompt:
                 many = example.prompt.removeprefix("How many ").removesuffix(" are there?")
                 (label,) = [label for label in all_labels() if plural(label) == many]
@@ -297,9 +330,51 @@ def test_nothing_but_the_image_tells_yes_from_no():
     assert abs(np.mean(found) - 0.5) < 0.06
     for kind, answers in yes.items():
         assert abs(np.mean(answers) - 0.5) < 4 / len(answers) ** 0.5, (kind, len(answers))
-    full = _scene(*(SceneObject(name, "red", (9 * i, 0, 9 * i + 8, 8)) for i, name in enumerate(DIGITS)))
-    assert any(ask(full, rng, "answer", "yes_no").answer == "No." for _ in range(20))  # no digit is left to ask for
     assert set(yes) == {"digit", "word", "shape", "thing"}
+
+
+def test_where_nothing_is_absent_nothing_absent_is_asked_for():
+    rng = np.random.default_rng(0)
+    full = _scene(*(SceneObject(name, "red", (9 * i, 0, 9 * i + 8, 8)) for i, name in enumerate(DIGITS)))
+    assert absent_label(full, rng) is None
+    for _ in range(50):
+        assert {without_article(phrase) for phrase in ask(full, rng, "detect").phrases} <= set(DIGITS)
+        assert ask(full, rng, "answer", "yes_no").task == "answer:background"
+        assert ask(full, rng, "answer").task != "answer:yes_no"
+    for i in range(60):
+        scene = render_scene(i, "train", height=400, width=400, max_objects=10, classes=DIGITS)
+        assert all(ask(scene, rng, task).prompt for task in TASKS * 3)
+
+
+def test_a_general_name_keeps_clear_of_what_it_names_too():
+    classes = atlas_info()["classes"]
+    assert {*KINDS, *(special for specials in KINDS.values() for special in specials)} <= set(classes)
+    scene = _scene(
+        SceneObject("car", None, (0, 0, 20, 20)),
+        SceneObject("taxi", None, (60, 0, 80, 20)),
+        SceneObject("dove", None, (0, 60, 20, 80)),
+    )
+    assert clear_labels(scene) == ["taxi", "dove"]
+    rng, said = np.random.default_rng(0), {}
+    for _ in range(1500):
+        asked = ask(scene, rng, "answer")
+        said[asked.prompt] = asked.answer
+        assert {without_article(phrase) for phrase in ask(scene, rng, "detect").phrases}.isdisjoint({"car", "bird"})
+    assert said["Is there a car?"] == said["Is there a taxi?"] == "Yes." and "Is there a bird?" not in said
+    assert said["How many taxis are there?"] == "One." and said["Where is the dove?"] == "At the bottom left."
+    assert not {"How many cars are there?", "How many birds are there?", "Where is the car?"} & set(said)
+
+
+def test_what_is_at_a_side_is_asked_where_only_one_thing_is():
+    def prompts(*boxes):
+        names = ("cat", "dog", "owl")
+        scene = _scene(*(SceneObject(name, None, box) for name, box in zip(names, boxes)))
+        return {ask(scene, np.random.default_rng(i), "answer", "what").prompt for i in range(60)}
+
+    top, top_left, bottom_left, left = (35, 0, 55, 20), (0, 0, 20, 20), (0, 60, 20, 80), (0, 35, 20, 55)
+    assert prompts(top, bottom_left) == {"What is at the top?", "What is at the bottom left?"}
+    assert "What is at the top?" not in prompts(top, top_left) and "What is at the top left?" in prompts(top, top_left)
+    assert "What is on the left?" not in prompts(left, bottom_left, top)
 
 
 def test_the_vocabulary_text_holds_every_word_that_is_said():
@@ -333,16 +408,13 @@ def test_the_reader_yields_samples_that_depend_on_the_index_alone():
     assert any(len(conversation) == 2 for i in range(30) for conversation in reader[i].conversations)
 
 
-def test_the_reader_draws_several_tiles_and_follows_a_curriculum():
+def test_the_reader_draws_several_tiles():
     several = ScenesReader(count=40, sizes="several_tiles", height=48, width=48, conversations=("caption",))
     shapes = {several[i].images[0].shape[:2] for i in range(40)}
     assert shapes == {(48, 96), (96, 48), (96, 96), (48, 144), (144, 48)}
     mixed = ScenesReader(count=60, sizes="mixed", height=48, width=48, conversations=("caption",))
     tiled = sum(mixed[i].images[0].shape[:2] in shapes for i in range(60))
     assert 3 <= tiled <= 20
-    rising = ScenesReader(count=40, curriculum=((0, 1), (20, 5)), conversations=("caption",))
-    assert {len(rising[i].objects) for i in range(20)} == {1}
-    assert max(len(rising[i].objects) for i in range(20, 40)) > 2
 
 
 @pytest.mark.parametrize(
@@ -355,7 +427,6 @@ def test_the_reader_draws_several_tiles_and_follows_a_curriculum():
         ({"classes": ("gizmo",)}, "gizmo"),
         ({"count": 0}, "count"),
         ({"max_objects": 11}, "max_objects"),
-        ({"curriculum": ((5, 2),)}, "curriculum"),
     ],
 )
 def test_the_reader_refuses_wrong_options(options, message):
@@ -375,6 +446,6 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="gizmo"):
         render_scene(0, classes=("gizmo",))
     with pytest.raises(ValueError, match="unknown task"):
-        make_example(SCENES[0], np.random.default_rng(0), "count", BINS)
+        ask(SCENES[0], np.random.default_rng(0), "count")
     with pytest.raises(ValueError, match="unknown question"):
         ask(SCENES[0], np.random.default_rng(0), "answer", "why")

@@ -30,8 +30,6 @@ class ScenesReader:
             into the tile), "several_tiles" (two to four tiles) or "mixed" (every sixth scene of several tiles).
         conversations: the task of each conversation, of `argus_tools.scenes.TASKS`. Every seventh item's last one goes
             on with a second turn, a question.
-        curriculum: ((from item, most objects), ...) in rising order, the first from item 0; it goes before max_objects
-            on one tile, and needs items read in order.
         styles: drawing styles; by default those for training. classes: what to draw; by default everything.
 
     Raises ValueError for an unknown split, size, task, style or class, and for counts out of range.
@@ -49,7 +47,6 @@ class ScenesReader:
         max_objects: int | None = None,
         sizes: str = "one_tile",
         conversations=CONVERSATIONS,
-        curriculum=None,
         styles=None,
         classes=None,
     ):
@@ -71,11 +68,8 @@ class ScenesReader:
             raise ValueError(
                 f"scenes: a seed of at least 0 and a conversation are needed, got {seed}, {conversations}."
             )
-        if curriculum is not None and (not curriculum or curriculum[0][0] != 0):
-            raise ValueError(f"scenes: curriculum must be ((0, objects), (item, objects), ...), got {curriculum}.")
         self.count, self.split, self.seed, self.height, self.width = count, split, seed, height, width
         self.max_objects, self.sizes, self.conversations = max_objects, sizes, tuple(conversations)
-        self.curriculum = tuple(tuple(step) for step in curriculum) if curriculum else None
         self.options = {"styles": tuple(styles) if styles else None, "classes": tuple(classes) if classes else None}
 
     def __len__(self) -> int:
@@ -104,8 +98,6 @@ class ScenesReader:
             height, width, most = rows * self.height, columns * self.width, self.max_objects or 10
         else:
             height, width, most = self.height, self.width, self.max_objects or 5
-            if self.curriculum:
-                most = [objects for start, objects in self.curriculum if index >= start][-1]
             if rng.random() < 1 / 3:
                 scale = math.exp(rng.uniform(math.log(0.8), math.log(2.0)))
                 aspect = math.exp(rng.uniform(-0.4, 0.4))
