@@ -1,7 +1,8 @@
 """POPE (object hallucination): accuracy, precision, recall, F1 and the share of "yes", as its evaluate.py has them.
 
 An answer is "no" where its first sentence, commas removed, holds the word "No", "no" or "not"; anything else is "yes".
-LMMs-Eval is stricter (the lower-cased answer must be "yes" or "no" itself); its accuracy is given as `exact_accuracy`.
+LMMs-Eval is stricter (the lower-cased answer must be "yes" or "no" itself); its accuracy, Table 3's, is given as
+`exact_accuracy`.
 """
 
 from .benchmark import mean

@@ -2,12 +2,14 @@
 
 `argus evaluate table3 RESULT.json ...`: each file is what `argus evaluate TASK --out` wrote; the results of one model
 become one row. Scores are in the paper's units: percent for GQA, POPE, VQAv2 and mAP; BLEU-4 and CIDEr as they are.
+Where LMMs-Eval, by which the paper measured, and a benchmark's own script differ, the notes say which rule is ours.
 """
 
 import json
 from pathlib import Path
 
 from ..cli_support import CommandError
+from .records import check
 
 # Section 5.1. Models with * were measured by the paper's authors from published checkpoints, with LMMs-Eval.
 TABLE_3 = """\
@@ -36,12 +38,22 @@ Florence2-large (0.77B)|Location Tokens|1.48"""
 
 COLUMNS_3 = {
     "GQA exact match": ("gqa", ("exact_match",), 100, 1),
-    "POPE accuracy": ("pope", ("accuracy",), 100, 1),
+    "POPE accuracy": ("pope", ("exact_accuracy",), 100, 1),
     "VQAv2 accuracy": ("vqav2", ("accuracy",), 100, 1),
     "COCO BLEU-4": ("coco-captions", ("bleu_4",), 1, 3),
     "COCO CIDEr": ("coco-captions", ("cider",), 1, 3),
     "NoCaps BLEU-4": ("nocaps", ("bleu_4",), 1, 3),
     "NoCaps CIDEr": ("nocaps", ("cider",), 1, 3),
+}
+# Said under Table 3 where a measured row has a number of the task.
+RULES_3 = {
+    "gqa": "GQA: LMMs-Eval's rule, as the paper's (lower case, no punctuation, then the same text)",
+    "pope": "POPE: LMMs-Eval's rule, as the paper's starred rows (the lower-cased answer is exactly yes or no); what "
+    "POPE's own script says is `accuracy` in the result",
+    "vqav2": "VQAv2: the challenge's own script, which compares answers as they are where all ten annotators agree; "
+    "the starred rows are LMMs-Eval's, which normalises the model's answer there too ('A cat.' is 'cat')",
+    "coco-captions": "COCO: BLEU-4 and CIDEr of pycocoevalcap, as LMMs-Eval's",
+    "nocaps": "NoCaps: BLEU-4 and CIDEr of pycocoevalcap over all domains together, as LMMs-Eval's",
 }
 _BOX_FORMATS = {"location_tokens": "Location Tokens", "plain_text": "Plain-text"}
 METEORS = ("METEOR 1.5", "meteor-lite")
@@ -53,13 +65,19 @@ def read_results(files: list[str]) -> list[dict]:
     for file in files:
         try:
             result = json.loads(Path(file).read_text(encoding="utf-8"))
-            ok = {"task", "model", "scores"} <= result.keys() and isinstance(result["scores"], dict)
+            ok = {"task", "model", "scores"} <= result.keys()
         except OSError as error:
             raise CommandError(f"{file} cannot be read: {error.strerror or error}") from error
         except (ValueError, AttributeError):
             ok = False
         if not ok:
             raise CommandError(f"{file} is no result that `argus evaluate TASK --out` wrote")
+        check(file, result, {"task": "text", "model": {}, "scores": {}, "data?": {}})
+        names = {path[0]: "number" for task, path, *_ in COLUMNS_3.values() if task == result["task"]}
+        if result["task"] == "dense-caption":
+            modes = {"reference": {"map": "number"}, "clean": {"map": "number"}}
+            names = {name: modes for name in METEORS if name in result["scores"]} or {METEORS[0]: modes}
+        check(file, result["scores"], names, "scores")
         results.append(result)
     return results
 
@@ -88,6 +106,8 @@ def _table_3(results: list[dict]) -> str:
             cells.append("-" if value is None else f"{value * factor:.{digits}f}")
         rows.append([f"**{model}**", "-", *cells, "measured"])
         notes += [f"{model}, {task}: {note}" for task, result in tasks.items() for note in _notes(result)]
+    measured = {result["task"] for result in results}
+    notes += [rule for task, rule in RULES_3.items() if task in measured]
     paper = [[*line.split("|"), "the paper's"] for line in TABLE_3.splitlines()]
     header = ["model", "parameters", *COLUMNS_3, "whose numbers"]
     return _markdown(header, rows + paper, notes)
@@ -101,9 +121,13 @@ def _table_4(results: list[dict]) -> str:
             raise CommandError(f"the dense-caption result of {_model(result)} names no METEOR")
         for mode in ("reference", "clean"):
             value = f"{100 * result['scores'][meteor][mode]['map']:.2f}"
-            boxes = _BOX_FORMATS.get(result["model"].get("box_format"), "-")
+            boxes = _BOX_FORMATS.get(str(result["model"].get("box_format")), "-")
             rows.append([f"**{_model(result)}**", boxes, value, f"measured, {mode}, {meteor}"])
         notes += [f"{_model(result)}: {note}" for note in _notes(result)]
+        if not result.get("data", {}).get("splits"):
+            notes.append(
+                f"{_model(result)}: all images of the file, not DenseCap's test split (--splits was not given)"
+            )
     paper = [[*line.split("|"), "the paper's"] for line in TABLE_4.splitlines()]
     return _markdown(["model", "box format", "mAP (%)", "whose numbers"], rows + paper, notes)
 

@@ -3,6 +3,7 @@
 An answer is worth min(1, matches / 3) against the nine other annotators, averaged over leaving out each of the ten.
 Where the ten do not all say the same, both sides are normalised first: punctuation, lower case, number words to
 digits, articles away, contractions with their apostrophe. Where they do, the texts are compared as they are.
+(LMMs-Eval, by which the paper's starred rows were measured, normalises the model's answer there too.)
 """
 
 import re

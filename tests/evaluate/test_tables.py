@@ -35,7 +35,7 @@ def test_table_3_puts_results_of_one_model_in_one_row():
     results = [
         result("gqa", {"exact_match": 0.12345}),
         result("coco-captions", {"bleu_4": 0.1, "cider": 0.25, "tokenizer": "ptb-lite"}, limit=5),
-        result("pope", {"accuracy": 0.5}, model={"name": "other"}),
+        result("pope", {"accuracy": 0.6, "exact_accuracy": 0.5}, model={"name": "other"}),
     ]
     text = table("table3", results)
     rows = rows_of(text)
@@ -43,6 +43,9 @@ def test_table_3_puts_results_of_one_model_in_one_row():
     assert rows[3][:4] == ["**other**", "-", "-", "50.0"]
     assert "argus-nano, coco-captions: the first 5 items only" in text
     assert "argus-nano, coco-captions: tokenized by ptb-lite, not by the PTB tokenizer" in text
+    assert "- POPE: LMMs-Eval's rule" in text and "- GQA: LMMs-Eval's rule" in text and "- VQAv2" not in text
+    official = table("table3", [result("vqav2", {"accuracy": 0.5})])
+    assert "- VQAv2: the challenge's own script" in official and "- POPE" not in official
     with pytest.raises(CommandError, match="two results of gqa for argus-nano"):
         table("table3", [results[0], results[0]])
 
@@ -55,6 +58,9 @@ def test_table_4():
     assert rows[3][2:] == ["2.10", "measured, clean, METEOR 1.5"]
     assert [row[2] for row in rows[4:]] == ["1.89", "1.98", "1.67", "2.18", "3.21", "1.48"]
     assert {row[3] for row in rows[4:]} == {"the paper's"}
+    assert "- argus-nano: all images of the file, not DenseCap's test split (--splits was not given)" in text
+    split = result("dense-caption", {"METEOR 1.5": modes}, splits="0123456789ab", split="test")
+    assert "--splits" not in table("table4", [split])
     lite = table("table4", [result("dense-caption", {"meteor-lite": modes})])
     assert re.search(r"- argus-nano: meteor-lite, not METEOR 1\.5", lite)
 
@@ -64,9 +70,23 @@ def test_results_of_other_tasks_and_other_files_are_refused(tmp_path):
         table("table3", [result("scenes", {})])
     with pytest.raises(CommandError, match="table4 has no column for gqa"):
         table("table4", [result("gqa", {})])
-    for text in ("{", "[]", '{"task": "gqa"}', '{"task": "gqa", "model": {}, "scores": 1}'):
+    for text in ("{", "[]", '{"task": "gqa"}'):
         (tmp_path / "r.json").write_text(text)
         with pytest.raises(CommandError, match="is no result that `argus evaluate"):
+            read_results([str(tmp_path / "r.json")])
+    good = result("gqa", {"exact_match": 1.0})
+    for bad, message in (
+        (result("gqa", {}), "scores has no 'exact_match'"),
+        (result("pope", {"accuracy": 1.0}), "scores has no 'exact_accuracy'"),
+        (result("nocaps", {"bleu_4": None, "cider": 1.0}), "scores.bleu_4 is null, not a finite number"),
+        (result("dense-caption", {"meteor-lite": {"clean": {"map": 1}}}), "scores.meteor-lite has no 'reference'"),
+        (result("dense-caption", {}), "scores has no 'METEOR 1.5'"),
+        (good | {"model": "nano"}, 'model is "nano", not an object'),
+        (good | {"data": None}, "data is null, not an object"),
+        (good | {"scores": 1}, "scores is 1, not an object"),
+    ):
+        (tmp_path / "r.json").write_text(json.dumps(bad))
+        with pytest.raises(CommandError, match=message):
             read_results([str(tmp_path / "r.json")])
     with pytest.raises(CommandError, match="cannot be read: No such file"):
         read_results([str(tmp_path / "none.json")])
