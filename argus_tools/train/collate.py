@@ -5,6 +5,7 @@ branch sees the prefix and itself only, and its positions count on from the pref
 the processor makes, while the images are encoded once for all of them. One conversation makes a plain row.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ class Collator:
     """Samples -> the model's inputs. Picklable, so that worker processes can have it.
 
     Args:
-        processor: an ArgusProcessor whose chat template marks the assistant's words ({% generation %}).
+        processor: an ArgusProcessor.
         max_length: tokens of a conversation at most, image tokens included; answers are cut at their end.
         max_tiles: the tile budget, if not the processor's.
         pad_to_multiple_of: rows' lengths.
@@ -124,17 +125,15 @@ class Collator:
     def _encode(self, samples, conversations):
         """Yields (ids, labels) of each conversation."""
         cut = {} if self.max_length is None else {"truncation": True, "max_length": self.max_length}
+        marked = re.search(r"\{%-?\s*generation\b", self.processor.chat_template or "") is not None
+        options = {"tokenize": True, "return_dict": True, "return_tensors": None, "padding": False}
         inputs = self.processor.apply_chat_template(
-            conversations,
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-            return_tensors=None,
-            padding=False,
-            **cut,
+            conversations, return_assistant_tokens_mask=marked, **options, **cut
         )
+        ids_of = inputs["input_ids"]
+        masks = inputs["assistant_masks"] if marked else self._masks_by_prefix(conversations, ids_of, options)
         sources = iter([sample.source for sample in samples for _ in sample.conversations])
-        for ids, mask, source in zip(inputs["input_ids"], inputs["assistant_masks"], sources):
+        for ids, mask, source in zip(ids_of, masks, sources):
             if not any(mask):
                 raise ValueError(
                     f"a conversation of {source or 'a sample'} has no word of the assistant to learn within "
@@ -143,6 +142,32 @@ class Collator:
             # What follows the last answer (a line break) is learnt from by nothing.
             end = len(mask) - mask[::-1].index(1)
             yield ids[:end], [token if said else IGNORED for token, said in zip(ids[:end], mask)]
+
+    def _masks_by_prefix(self, conversations, ids_of, options) -> list[list[int]]:
+        """1 where the assistant speaks, for a template without {% generation %} marks, as SmolVLM's and InternVL's are.
+
+        An answer is what the conversation up to it, rendered, has more than the prompt for it.
+        """
+        masks = []
+        for messages, ids in zip(conversations, ids_of):
+            mask = [0] * len(ids)
+            for turn in range(1, len(messages), 2):
+                parts = [
+                    self.processor.apply_chat_template(messages[:turn], add_generation_prompt=True, **options),
+                    self.processor.apply_chat_template(messages[: turn + 1], **options),
+                ]
+                start, end = (len(part["input_ids"][0]) for part in parts)
+                if parts[1]["input_ids"][0][:start] != parts[0]["input_ids"][0]:
+                    raise ValueError(
+                        "the chat template has no {% generation %} marks, and does not begin an answer as it prompts "
+                        "for it: add the marks around the assistant's words (processor.chat_template)."
+                    )
+                said = ids[start:end]
+                if self.processor.tokenizer.eos_token_id in said:  # a line break behind it is nobody's
+                    said = said[: len(said) - said[::-1].index(self.processor.tokenizer.eos_token_id)]
+                mask[start : start + len(said)] = [1] * len(said)
+            masks.append(mask)
+        return masks
 
     def _names(self, sample: Sample, images, sizes) -> list[torch.Tensor]:
         """int64[tiles, L] for each image: the token that names what lies at each visual token."""
@@ -258,15 +283,14 @@ def _pack(branches: list[tuple[list[int], list[int]]], shared: int) -> dict[str,
 
 
 def _root_weights(labels: np.ndarray, segments: np.ndarray) -> np.ndarray:
-    """float32[B, T]: each token of an answer of n counts 1 / sqrt(n), scaled so that the batch's mean is 1."""
+    """float32[B, T]: each token of a conversation with n to learn counts 1 / sqrt(n)."""
     weights = np.zeros(labels.shape, np.float32)
     for row in range(len(labels)):
         known = labels[row] != IGNORED
         for number in np.unique(segments[row][known]):
             wanted = known & (segments[row] == number)
             weights[row, wanted] = wanted.sum() ** -0.5
-    total = weights.sum()
-    return weights * ((labels != IGNORED).sum() / total) if total else weights
+    return weights
 
 
 def _first_ids(tokenizer, caption: str) -> list[int]:

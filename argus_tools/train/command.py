@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -38,13 +39,18 @@ def run(arguments: argparse.Namespace) -> None:
         name, equals, value = change.partition("=")
         if not equals or not name:
             raise ValueError(f"--set takes NAME=VALUE, got {change!r}.")
-        changes[name] = yaml.safe_load(value)
+        try:
+            changes[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {change}: the value is not valid YAML.") from error
     if arguments.output_dir is not None:
         changes["output_dir"] = arguments.output_dir
     if arguments.minutes is not None and not arguments.minutes > 0:
         raise ValueError(f"--minutes must be above 0, got {arguments.minutes}.")
     config = load_config(arguments.config, changes)
     folder = run_config(config, minutes=arguments.minutes, restart=arguments.restart)
+    if int(os.environ.get("RANK", "0")):
+        return  # one process speaks for all
     if arguments.json:
         print(json.dumps({"output_dir": config.output_dir, "model": None if folder is None else str(folder)}))
     elif folder is None:

@@ -1,7 +1,8 @@
 """What `argus train` reads: one YAML file, every key typed, none unknown, all wrong values named with their place.
 
-Paths in it are relative to the file itself, those of the data to `data.root`. `stages` run one after the other, each on
-samples of its own; a part of the model (vision, connector, text) that a stage gives no learning rate is frozen in it.
+`model` and `data.root` are relative to the file, paths of the data to `data.root`, `output_dir` to the working folder.
+`stages` run one after the other, each on samples of its own; a part of the model (vision, connector, text) that a stage
+gives no learning rate is frozen in it.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 PARTS = ("vision", "connector", "text")
+TAKEN = ("start", "model")  # folders of a run that are no stages
 SCHEDULES = ("constant", "cosine", "linear", "decay")
 
 
@@ -19,13 +21,13 @@ SCHEDULES = ("constant", "cosine", "linear", "decay")
 class SourceConfig:
     """One source of samples: a reader of `argus_tools.train.readers` with its options, and its share of the mixture.
 
-    count: how many samples the source is said to have, for the record (Section 5 counts so); it is not checked.
+    stated: how many samples the source is said to have, for the record (Section 5 counts so); it is not checked.
     """
 
     reader: str
     weight: float
     name: str = ""
-    count: Optional[int] = None
+    stated: Optional[int] = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -38,7 +40,7 @@ class DataConfig:
         and rows would be padded to the longest.
     region_order: "reading" (by top edge, then left edge), "random", "area" (large first) or "source".
     max_regions, max_conversations: of a sample at most; more are left out at random.
-    max_length: tokens of a row at most, image tokens included, which are never cut; answers are, at their end.
+    max_length: tokens of a conversation at most, image tokens included, which are never cut; answers are, at their end.
     max_tiles: the processor's tile budget, if not its own. box_format: overrides the processor's (Section 4.2).
     pad_to_multiple_of: rows' lengths.
     answer_weighting: "tokens" as in Equation 1, or "root": an answer of n tokens counts as sqrt(n), so that a yes or
@@ -89,8 +91,8 @@ class TrainConfig:
     """A whole run.
 
     model: a checkpoint folder or hub name; or "nano", a fresh model of the embedded shape with `nano` as its options.
-    weights: "float32" to train in (the optimizer's copy), whatever the checkpoint was saved in.
-    bf16: arithmetic under autocast. attention: the implementation, if not transformers' choice.
+    bf16: arithmetic under autocast; the weights that are trained are float32 in any case.
+    attention: the implementation, if not transformers' choice.
     save_every, log_every, keep: steps between checkpoints and log lines, checkpoints kept.
     loader_processes: of each process, that read and make batches ahead.
     """
@@ -117,8 +119,8 @@ class TrainConfig:
 def load_config(path: str | Path, changes: dict[str, Any] | None = None) -> TrainConfig:
     """Read a YAML file. `changes` maps dotted names to values that replace the file's: {"stages.0.steps": 10}.
 
-    `model`, `output_dir` and `data.root` come back as absolute paths, relative ones being beside the file; a `model`
-    that is no such folder stays as it is, a hub name. Raises ValueError for what does not fit, with its place.
+    `model`, `output_dir` and `data.root` come back as absolute paths; a `model` that is no folder beside the file stays
+    as it is, a hub name. Raises ValueError for what does not fit, with its place.
     """
     import yaml
 
@@ -154,8 +156,18 @@ def parse_config(raw: dict[str, Any], where: str = "config") -> TrainConfig:
     if not config.stages or not config.data.sources:
         raise ValueError(f"{where}: a run needs at least one stage and one data source.")
     names = [stage.name for stage in config.stages]
-    if len(set(names)) < len(names) or any(not name.replace("-", "").replace("_", "").isalnum() for name in names):
-        raise ValueError(f"{where}: stages need different names of letters, digits, - and _; got {names}.")
+    if len(set(names)) < len(names) or not all(is_stage_name(name) for name in names):
+        raise ValueError(
+            f"{where}: stages need different names of letters, digits, - and _, not {' or '.join(TAKEN)}; got {names}."
+        )
+    for owner, name, low in (
+        *((config, name, 1) for name in ("save_every", "log_every", "keep")),
+        *((config, name, 0) for name in ("seed", "loader_processes", "weight_decay", "max_grad_norm")),
+        *((config.data, name, 1) for name in ("max_length", "max_tiles", "pad_to_multiple_of")),
+    ):
+        _at_least(getattr(owner, name), low, f"{where}: {name}")
+    if not all(0 <= beta < 1 for beta in config.adam_betas):
+        raise ValueError(f"{where}: adam_betas must be at least 0 and below 1, got {list(config.adam_betas)}.")
     for stage in config.stages:
         _check_stage(stage, f"{where}: stage {stage.name!r}")
     for source in config.data.sources:
@@ -185,8 +197,12 @@ def _check_stage(stage: StageConfig, where: str) -> None:
         )
     _one_of(stage.schedule, SCHEDULES, f"{where}: schedule")
     for name in ("steps", "batch_size", "accumulation"):
-        if getattr(stage, name) < 1:
-            raise ValueError(f"{where}: {name} must be at least 1, got {getattr(stage, name)}.")
+        _at_least(getattr(stage, name), 1, f"{where}: {name}")
+    for name, value in (("warmup", stage.warmup), *stage.learning_rate.items()):
+        _at_least(value, 0, f"{where}: {name}")
+    for name in ("final", "decay_share"):
+        if not 0 <= getattr(stage, name) <= 1:
+            raise ValueError(f"{where}: {name} must be from 0 to 1, got {getattr(stage, name)}.")
     if stage.naming_weight < 0 or stage.answer_weight < 0 or stage.naming_weight + stage.answer_weight == 0:
         raise ValueError(
             f"{where}: naming_weight {stage.naming_weight} and answer_weight {stage.answer_weight} must be 0 or more, "
@@ -194,6 +210,16 @@ def _check_stage(stage: StageConfig, where: str) -> None:
         )
     if stage.batch_size % stage.accumulation:
         raise ValueError(f"{where}: batch_size {stage.batch_size} does not divide into {stage.accumulation} parts.")
+
+
+def is_stage_name(name: Any) -> bool:
+    """Whether a stage may have this name: it names a folder beside others of the run."""
+    return isinstance(name, str) and name.replace("-", "").replace("_", "").isalnum() and name not in TAKEN
+
+
+def _at_least(value: Any, low: int, where: str) -> None:
+    if value is not None and value < low:
+        raise ValueError(f"{where} must be at least {low}, got {value}.")
 
 
 def _one_of(value: str, known: tuple[str, ...], where: str) -> None:

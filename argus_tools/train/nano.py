@@ -1,5 +1,6 @@
 """The shape and the starting weights of argus-nano, the embedded default model: a checkpoint folder to train from."""
 
+import inspect
 import math
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from modeling_argus import ArgusConfig
+from modeling_argus import ArgusConfig, ArgusTextConfig, ArgusVisionConfig
 from processing_argus import CHAT_TEMPLATE, ArgusImageProcessor, ArgusProcessor
 
 from .saving import save_checkpoint
@@ -66,6 +67,10 @@ def make_nano(
     vision, text: fields of the two configurations that differ from nano's. num_location_bins, box_format: Section 4.2.
     max_tiles: the processor's tile budget. Raises TypeError or ValueError for fields that do not fit.
     """
+    for kind, fields in ((ArgusVisionConfig, vision), (ArgusTextConfig, text)):
+        known = inspect.signature(kind.__init__).parameters
+        if unknown := [name for name in fields or () if name not in known]:
+            raise ValueError(f"nano: {kind.__name__} has no field {unknown[0]!r}.")
     tokenizer = train_tokenizer(num_location_bins=num_location_bins)
     config = nano_config(tokenizer, vision, text)
     model = build_nano(tokenizer, config, seed)
@@ -97,6 +102,7 @@ def make_nano(
         num_location_bins=num_location_bins,
         box_format=box_format,
     )
+    model.generation_config.update(do_sample=False, max_new_tokens=128)
     return save_checkpoint(model, processor, out)
 
 

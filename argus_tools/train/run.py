@@ -10,16 +10,15 @@ Under `accelerate launch` the processes share each step's batch. Optimizer state
 reads with `weights_only`; the weights are safetensors.
 """
 
-import dataclasses
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from processing_argus import ArgusProcessor
 
@@ -29,12 +28,10 @@ from .config import StageConfig, TrainConfig
 from .mixture import Mixture, RegionOptions
 from .nano import make_nano
 from .readers import open_reader
-from .saving import save_checkpoint, whole_weights, write_json
+from .run_folder import last_checkpoint, open_run
+from .saving import save_checkpoint, whole_weights
 from .trainer import ArgusTrainer, StopAfter, freeze
 from .training_model import ArgusForTraining
-
-# What may differ between a run and the command that goes on with it.
-FREE = ("save_every", "log_every", "keep", "loader_processes", "tensorboard", "output_dir")
 
 
 def run_config(
@@ -48,23 +45,30 @@ def run_config(
         ValueError: a configuration that does not fit the data, the model or an earlier run in the same folder.
     """
     out, state = Path(config.output_dir), PartialState(cpu=not torch.cuda.is_available())
+    fresh = config.model == "nano"
+    folder = out / "start" if fresh else Path(config.model)
+    # Nothing is written, and nothing deleted, before all of this is known to fit.
+    for stage in config.stages:
+        training_arguments(config, stage, out / stage.name, progress)
+    processor = None if fresh else ArgusProcessor.from_pretrained(folder)
     with state.main_process_first():  # the others find what the first has cached
-        readers = [open_reader(each.reader, root=config.data.root, **each.options) for each in config.data.sources]
-        folder = out / "start" if config.model == "nano" else Path(config.model)
-        processor = None if config.model == "nano" else ArgusProcessor.from_pretrained(folder)
-        if state.is_main_process:  # nothing is written before all of this is known to be there
-            _open_run(config, out, restart)
-            if config.model == "nano" and not folder.is_dir():
-                make_nano(folder, seed=config.seed, **config.nano)
+        mixtures = _mixtures(config)
+        if state.is_main_process:
+            with tempfile.TemporaryDirectory() as trial:
+                new = fresh and (restart or not folder.is_dir())
+                made = make_nano(Path(trial) / "start", seed=config.seed, **config.nano) if new else None
+                open_run(config, out, restart)
+                if new:
+                    shutil.copytree(made, folder.with_name(".start"))
+                    folder.with_name(".start").rename(folder)
     processor = processor or ArgusProcessor.from_pretrained(folder)
     if config.data.box_format is not None:
         processor.box_format = config.data.box_format
     stop = None if minutes is None else StopAfter(minutes * 60)
-    for number, stage in enumerate(config.stages):
+    for stage, samples in zip(config.stages, mixtures):
         done = out / stage.name / "last"
         if not done.is_dir():
-            finished = _run_stage(config, number, stage, folder, processor, readers, stop, progress)
-            if not finished:
+            if not _run_stage(config, stage, folder, processor, samples, stop, progress):
                 return None
             if state.is_main_process:
                 shutil.rmtree(out / "model", ignore_errors=True)  # of fewer stages
@@ -75,37 +79,26 @@ def run_config(
     return out / "model"
 
 
-def _open_run(config: TrainConfig, out: Path, restart: bool) -> None:
-    """Make the run's folder, or see that the one that is there is this run's."""
-    file, raw = out / "run.json", json.loads(json.dumps(dataclasses.asdict(config)))
-    if restart and file.is_file():
-        for name in ("start", "model", *(stage["name"] for stage in json.loads(file.read_text())["stages"])):
-            shutil.rmtree(out / name, ignore_errors=True)
-    elif file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        begun = [stage.name for stage in config.stages if (out / stage.name).is_dir()]
-        for one in (before, raw):
-            for name in FREE:
-                one.pop(name, None)
-        same = [[_fixed(stage, out) for stage in one["stages"] if stage["name"] in begun] for one in (before, raw)]
-        rest = [{key: value for key, value in one.items() if key != "stages"} for one in (before, raw)]
-        if same[0] != same[1] or rest[0] != rest[1]:
-            names = [key for key in rest[1] if rest[0].get(key) != rest[1][key]] or ["stages"]
-            raise ValueError(
-                f"{out} holds a run with other settings ({', '.join(names)} differ): give another output_dir, or "
-                "--restart to delete it."
-            )
-        raw = json.loads(json.dumps(dataclasses.asdict(config)))
-    elif out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty and holds no run of argus train: give another output_dir.")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(file, raw)
-
-
-def _fixed(stage: dict, out: Path) -> dict:
-    """What must stay of a stage that has begun: all, but for the length of one whose rate does not depend on it."""
-    free = stage["schedule"] == "constant" and not (out / stage["name"] / "last").is_dir()
-    return {name: value for name, value in stage.items() if not (free and name == "steps")}
+def _mixtures(config: TrainConfig) -> list[Mixture]:
+    """The samples of each stage; a stage has its own."""
+    data = config.data
+    try:
+        readers = [open_reader(each.reader, root=data.root, **each.options) for each in data.sources]
+    except TypeError as error:  # an option of a wrong type
+        raise ValueError(f"a source of the data cannot be opened: {error}") from error
+    options = RegionOptions(data.region_order, data.max_regions, data.max_conversations)
+    return [
+        Mixture(
+            readers,
+            [source.weight for source in data.sources],
+            stage.steps * stage.batch_size,
+            config.seed * 1000 + number,
+            options,
+            Augmentation.parse(data.augmentation),
+            stage.batch_size if data.batches == "by_source" else 1,
+        )
+        for number, stage in enumerate(config.stages)
+    ]
 
 
 def _load(config: TrainConfig, folder: Path) -> ArgusForTraining:
@@ -113,11 +106,13 @@ def _load(config: TrainConfig, folder: Path) -> ArgusForTraining:
     return ArgusForTraining.from_pretrained(folder, dtype=torch.float32, **options)
 
 
-def _run_stage(config, number, stage: StageConfig, folder, processor, readers, stop, progress) -> bool:
+def _run_stage(config: TrainConfig, stage: StageConfig, folder: Path, processor, samples, stop, progress) -> bool:
     """Train one stage from the weights in `folder`; whether it came to its end."""
     out = Path(config.output_dir) / stage.name
     data = config.data
     arguments = training_arguments(config, stage, out, progress)
+    if config.tensorboard:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
     model = _load(config, folder)
     model.answer_weight, model.naming_weight = stage.answer_weight, stage.naming_weight
     freeze(model, stage)
@@ -130,15 +125,6 @@ def _run_stage(config, number, stage: StageConfig, folder, processor, readers, s
         naming=stage.naming_weight > 0,
         branches=model.config.text_config._attn_implementation in (None, "eager", "sdpa"),
     )
-    samples = Mixture(
-        readers,
-        [source.weight for source in data.sources],
-        stage.steps * stage.batch_size,
-        config.seed * 1000 + number,
-        RegionOptions(data.region_order, data.max_regions, data.max_conversations),
-        Augmentation.parse(data.augmentation),
-        stage.batch_size if data.batches == "by_source" else 1,
-    )
     trainer = ArgusTrainer(
         model=model,
         args=arguments,
@@ -147,7 +133,8 @@ def _run_stage(config, number, stage: StageConfig, folder, processor, readers, s
         callbacks=[stop] if stop else None,
         stage=stage,
     )
-    checkpoint = get_last_checkpoint(out) if out.is_dir() else None
+    with PartialState().main_process_first():
+        checkpoint = last_checkpoint(out)
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.state.global_step < stage.steps:
         return False
@@ -176,8 +163,6 @@ def training_arguments(config: TrainConfig, stage: StageConfig, out: Path, progr
     saving = {}  # 5.x warns of the name even where it is off
     if config.gradient_checkpointing:
         saving = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
-    if config.tensorboard:
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
     return TrainingArguments(
         output_dir=str(out),
         max_steps=stage.steps,

@@ -37,10 +37,9 @@ def save_checkpoint(
         raw = json.loads((work / "config.json").read_text(encoding="utf-8"))
         tidy_config(raw, kept)
         write_json(work / "config.json", raw)
-        ids = {
-            name: raw[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if raw.get(name) is not None
-        }
-        write_json(work / "generation_config.json", {**ids, "do_sample": False, "max_new_tokens": 128})
+        generation = json.loads(model.generation_config.to_json_string(use_diff=True))
+        generation.pop("transformers_version", None)
+        write_json(work / "generation_config.json", generation)
         processor.save_pretrained(work)
         work.chmod(0o755)
         if out.is_dir():

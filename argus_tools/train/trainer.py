@@ -6,10 +6,12 @@ import time
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from .collate import IGNORED
 from .config import PARTS, StageConfig
 
 PREFIXES = {"vision": "model.vision_model.", "connector": "model.connector.", "text": ("model.text_model.", "lm_head.")}
@@ -50,6 +52,7 @@ class ArgusTrainer(Trainer):
     def __init__(self, *args: Any, stage: StageConfig, **kwargs: Any):
         self.stage = stage
         self._seen: dict[str, list[torch.Tensor]] = {}
+        self._num_names: torch.Tensor | None = None
         super().__init__(*args, **kwargs)
         self.remove_callback(PrinterCallback)  # stdout is for results
         if self.pop_callback(ProgressCallback) is not None:
@@ -80,7 +83,23 @@ class ArgusTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def get_batch_samples(self, *args):
+        """Batches of a step, and what their losses are divided by: over all of them, in every process."""
+        batches, _ = super().get_batch_samples(*args)
+        labels = [b["label_weights"].sum() if "label_weights" in b else (b["labels"] != IGNORED).sum() for b in batches]
+        names = [(b["names"] != IGNORED).sum() for b in batches if "names" in b]
+        totals = torch.stack([sum(labels, torch.zeros(())).float().cpu(), sum(names, torch.zeros(())).float().cpu()])
+        totals = self.accelerator.gather(totals.to(self.args.device).unsqueeze(0)).sum(0)
+        self._num_names = totals[1].clamp(min=1)
+        if not self.stage.answer_weight and not totals[1]:
+            raise ValueError(
+                f"stage {self.stage.name!r} learns to name what lies where, and no object of a step's samples is "
+                "known: give it a source of images with boxes, or an answer_weight above 0."
+            )
+        return batches, totals[0]
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None, **kwargs):
+        inputs = {**inputs, "num_names_in_batch": self._num_names}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch=num_items_in_batch, **kwargs)
         for name in ("answer_loss", "naming_loss"):
             value = outputs.get(name) if hasattr(outputs, "get") else None
@@ -121,6 +140,9 @@ class StopAfter(TrainerCallback):
         self.stopped = False
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.clock() - self.began >= self.seconds and state.global_step < state.max_steps:
+        over = [self.clock() - self.began >= self.seconds]
+        if args.world_size > 1:  # one clock for all, or one would save while another steps on
+            broadcast_object_list(over)
+        if over[0] and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = self.stopped = True
         return control

@@ -46,12 +46,14 @@ class ArgusForTraining(ArgusForConditionalGeneration):
         label_weights=None,
         names=None,
         num_items_in_batch=None,
+        num_names_in_batch=None,
         **kwargs,
     ):
         """See `Collator` for the arguments; without labels it is the model's own forward.
 
-        num_items_in_batch: labels of the whole step, over accumulated batches and processes, which the sum of the
-        losses is divided by (the Trainer passes it); else those of this batch.
+        num_items_in_batch, num_names_in_batch: what the sums of the two losses are divided by: the labels, or their
+        weights' sum, and the named visual tokens of the whole step, over accumulated batches and processes
+        (ArgusTrainer passes them); else those of this batch.
 
         Raises:
             ValueError: branches with an attention implementation that takes no masks of its own.
@@ -59,35 +61,34 @@ class ArgusForTraining(ArgusForConditionalGeneration):
         if labels is None:
             kwargs |= {"pixel_values": pixel_values, "position_ids": position_ids}
             return super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        count = max(1, (labels != IGNORED).sum()) if num_items_in_batch is None else num_items_in_batch
-        share = (labels != IGNORED).sum() / count  # of the step, for what is a mean over a batch
-        if not self.answer_weight:
-            naming = self._naming_loss(self.model.get_image_features(pixel_values).pooler_output, names)
-            return TrainingOutput(loss=self.naming_weight * naming * share, naming_loss=naming.detach())
-        if segments is not None:
-            attention_mask = self._branch_mask(segments)
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            pixel_values=pixel_values,
-            position_ids=position_ids,
-            use_cache=False,
-            return_dict=True,
-        )
-        targets = labels[:, 1:]
-        wanted = targets != IGNORED
-        hidden, targets = outputs.last_hidden_state[:, :-1][wanted], targets[wanted]
-        weights = None if label_weights is None else label_weights[:, 1:][wanted]
-        weighted, plain = self._answer_losses(hidden, targets, weights)
-        loss, naming = self.answer_weight * weighted / count, None
+        answers = plain = naming = None
+        if self.answer_weight:
+            outputs = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask if segments is None else self._branch_mask(segments),
+                pixel_values=pixel_values,
+                position_ids=position_ids,
+                use_cache=False,
+                return_dict=True,
+            )
+            features = outputs.image_hidden_states
+            answers, plain, total = self._answer_losses(outputs.last_hidden_state, labels, label_weights)
+            answers = answers / (total if num_items_in_batch is None else num_items_in_batch)
+        elif pixel_values is not None:
+            features = self.model.get_image_features(pixel_values).pooler_output
+        if pixel_values is None:
+            # A blank tile that counts for nothing: every process of a step has to go through every part.
+            side = self.config.vision_config.image_size
+            blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=input_ids.device)
+            nothing = 0.0 * self.model.get_image_features(blank).pooler_output.sum()
+        else:
+            nothing = 0.0 * features[0, 0, 0]
+        loss = nothing if answers is None else self.answer_weight * answers + nothing
         if names is not None and self.naming_weight:
-            naming = self._naming_loss(outputs.image_hidden_states, names)
-            loss = loss + self.naming_weight * naming * share
-        return TrainingOutput(
-            loss=loss,
-            answer_loss=plain.detach() / max(1, len(targets)),
-            naming_loss=None if naming is None else naming.detach(),
-        )
+            naming, count = self._naming_loss(features, names), max(1, int((names != IGNORED).sum()))
+            loss = loss + self.naming_weight * naming / (count if num_names_in_batch is None else num_names_in_batch)
+            naming = naming.detach() / count
+        return TrainingOutput(loss=loss, answer_loss=plain, naming_loss=naming)
 
     def _branch_mask(self, segments: torch.Tensor) -> torch.Tensor:
         """[B, 1, T, T] from int64[B, T] segments: causal, within the prefix and the own branch.
@@ -108,31 +109,35 @@ class ArgusForTraining(ArgusForConditionalGeneration):
             return mask
         return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
 
-    def _answer_losses(self, hidden, targets, weights) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sums of the tokens' losses, weighted and plain. hidden float[N, D], targets int64[N], weights float[N]."""
-        head = self.lm_head
+    def _answer_losses(self, hidden_states, labels, label_weights) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(sum of the tokens' losses by weight, plain mean, sum of the weights) of float[B, T, D] and int64[B, T]."""
+        targets = labels[:, 1:]
+        wanted = targets != IGNORED
+        hidden, targets = hidden_states[:, :-1][wanted], targets[wanted]
+        head, count = self.lm_head, max(1, len(targets))
         whole = type(head) is nn.Linear and not hasattr(head.weight, "full_tensor")  # not sharded on its own
-        fused = _liger_loss() if weights is None and hidden.is_cuda and whole else None
+        fused = _liger_loss() if label_weights is None and hidden.is_cuda and whole else None
         if fused is not None:
             loss = fused(head.weight, hidden, targets)
-            return loss, loss
+            return loss, loss.detach() / count, torch.tensor(count)
         losses = F.cross_entropy(head(hidden).float(), targets, reduction="none")
-        return (losses if weights is None else losses * weights).sum(), losses.sum()
+        if label_weights is None:
+            return losses.sum(), losses.detach().sum() / count, torch.tensor(count)
+        weights = label_weights[:, 1:][wanted]
+        return (losses * weights).sum(), losses.detach().sum() / count, weights.sum().clamp(min=1e-6)
 
     def _naming_loss(self, features: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of naming, by the word embeddings, what lies at each visual token. 0 where nothing is known.
+        """Sum of the cross-entropies of naming, by the word embeddings, what lies at each visual token.
 
         features float[tiles, L, D], what the connector gives the decoder: it then says "cat" in the words' own space
         where a cat is, and a question's "cat" finds it by likeness.
         """
         wanted = names != IGNORED
-        if not wanted.any():
-            return features.sum() * 0.0
         # By the module and not by its weight, which FSDP gathers for its calls alone.
         embeddings = self.get_input_embeddings()
         words = F.normalize(embeddings(torch.arange(embeddings.num_embeddings, device=names.device)).float(), dim=-1)
         logits = NAMING_SCALE * F.normalize(features[wanted].float(), dim=-1) @ words.T
-        return F.cross_entropy(logits, names[wanted])
+        return F.cross_entropy(logits, names[wanted], reduction="sum")
 
 
 def _liger_loss():

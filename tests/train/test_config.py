@@ -8,7 +8,7 @@ from argus_tools.train.config import load_config, parse_config
 
 GOOD = {
     "output_dir": "runs/x",
-    "data": {"sources": [{"reader": "squares", "weight": 2, "count": 64, "conversations": 1}]},
+    "data": {"sources": [{"reader": "squares", "weight": 2, "stated": 64, "conversations": 1}]},
     "stages": [{"name": "all", "steps": 4, "batch_size": 8, "learning_rate": {"text": "1e-3", "vision": 1}}],
 }
 
@@ -37,6 +37,15 @@ def test_what_is_no_field_of_a_source_is_its_readers_option():
         (changed(stage={"steps": 0}), "stage 'all': steps must be at least 1"),
         (changed(stage={"learning_rate": {"eyes": 1.0}}), "some of vision, connector, text"),
         (changed(stage={"learning_rate": {"text": "nan"}}), "finite number"),
+        (changed(stage={"learning_rate": {"text": -1}}), "text must be at least 0, got -1.0"),
+        (changed(stage={"final": 7}), "final must be from 0 to 1"),
+        (changed(stage={"warmup": -5}), "warmup must be at least 0"),
+        (changed(stage={"name": "model"}), "not start or model"),
+        (changed(stage={"name": "../precious"}), "letters, digits"),
+        (changed(save_every=0), "save_every must be at least 1, got 0"),
+        (changed(seed=-1), "seed must be at least 0"),
+        (changed(adam_betas=[0.9, 1.0]), "adam_betas"),
+        (changed(data={"max_length": 0}), "max_length must be at least 1"),
         (changed(stage={"schedule": "sometimes"}), "it can be constant, cosine, linear, decay"),
         (changed(stage={"accumulation": 3}), "does not divide into 3"),
         (changed(stage={"answer_weight": 0}), "one of them above 0"),

@@ -185,7 +185,7 @@ def test_paper_mixture_is_section_5s():
     """Captions: ShareGPT4V 1.2M, COCO 591K; instruction 3.55M of five sources; boxes of three."""
     config = paper()
     sources = {source.name: source for source in config.data.sources}
-    assert [sources[name].count for name in ("sharegpt4v-captions", "coco-captions")] == [1_200_000, 591_000]
+    assert [sources[name].stated for name in ("sharegpt4v-captions", "coco-captions")] == [1_200_000, 591_000]
     instruction = [s for s in config.data.sources if s.name.startswith("instruct-")]
     assert {s.reader for s in instruction} == {"sharegpt4v", "wit", "vision_flan", "scienceqa", "mgm_instruct"}
     assert sum(s.weight for s in instruction) == pytest.approx(3_550_000)
@@ -193,7 +193,7 @@ def test_paper_mixture_is_section_5s():
     assert {s.reader for s in boxes} == {"objects365", "coco_instances", "visual_genome"}
     assert len(config.data.sources) == 2 + len(instruction) + len(boxes)
     for name in ("sharegpt4v-captions", "coco-captions"):
-        assert sources[name].weight == sources[name].count  # one unit: samples
+        assert sources[name].weight == sources[name].stated  # one unit: samples
 
 
 def test_paper_mixture_opens_on_the_fixtures(tmp_path):
@@ -251,5 +251,5 @@ def test_groups_are_of_one_source_and_lose_nothing():
         items = [item for where, item in places if where == source]
         assert len(items) > size and sorted(items[:size]) == list(range(size))
     assert places == [Mixture(readers, [3, 1], 400, seed=5, group=8).locate(i) for i in range(400)]
-    with pytest.raises(ValueError, match="length and group 1: got 5, 400 and 0"):
+    with pytest.raises(ValueError, match="length and group 1: got 0, 400 and 0"):
         Mixture(readers, [3, 1], 400, group=0)

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import NANO
+from tiny_runs import NANO, square_sample
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from argus_tools.cli import main
@@ -102,6 +103,71 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path, squares):
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
 
 
+def test_a_checkpoint_that_was_not_written_to_its_end_is_left(tmp_path, squares):
+    """As after a kill in the middle: trainer_state.json comes last. The run goes on from the one before."""
+    whole = run_config(config(tmp_path / "whole"), progress=False)
+    settings = config(tmp_path / "part", save_every=1)
+    assert run_config(settings, minutes=1e-9, progress=False) is None
+    broken = tmp_path / "part" / "all" / "checkpoint-2"
+    shutil.copytree(tmp_path / "part" / "all" / "checkpoint-1", broken)
+    (broken / "trainer_state.json").write_text('{"best_')
+    parted = run_config(settings, progress=False)
+    one, two = weights(whole), weights(parted)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_nothing_is_written_or_deleted_before_all_is_known_to_fit(tmp_path, squares):
+    good = config(tmp_path / "run", [{"steps": 1}])
+    for change in (
+        {"data": dataclasses.replace(good.data, region_order="readin")},
+        {"data": dataclasses.replace(good.data, augmentation={"flipp": 1})},
+        {"nano": {**NANO, "vission": {}}},
+        {"nano": {**NANO, "vision": {**NANO["vision"], "hiden": 3}}},
+        {"nano": {**NANO, "num_location_bins": 0}},
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            run_config(dataclasses.replace(good, **change), progress=False)
+        assert not (tmp_path / "run").exists()
+    folder = run_config(good, progress=False)
+    before = weights(folder)
+    with pytest.raises(ValueError, match="readin"):
+        bad = dataclasses.replace(good, data=dataclasses.replace(good.data, region_order="readin"))
+        run_config(bad, progress=False, restart=True)
+    assert all(torch.equal(value, weights(folder)[name]) for name, value in before.items())
+
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    raw = json.loads((tmp_path / "run" / "run.json").read_text())
+    raw["stages"][0]["name"] = "../precious"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match="which no run has"):
+        run_config(good, progress=False, restart=True)
+    assert precious.is_dir()
+
+
+@pytest.mark.parametrize("weighting", ["tokens", "root"])
+def test_the_loss_does_not_depend_on_accumulation(tmp_path, squares, weighting):
+    """fp32: two steps of four samples, at once and one by one; both losses, weighted and not."""
+    logs = []
+    for parts in (1, 4):
+        stage = {"steps": 2, "accumulation": parts, "naming_weight": 0.5}
+        settings = config(tmp_path / str(parts), [stage])
+        settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, answer_weighting=weighting))
+        run_config(settings, progress=False)
+        lines = [json.loads(line) for line in (tmp_path / str(parts) / "all" / "log.jsonl").read_text().splitlines()]
+        logs.append([(line["loss"], line["grad_norm"]) for line in lines if "loss" in line])
+    assert logs[0] == [pytest.approx(pair, rel=1e-4) for pair in logs[1]] and len(logs[0]) == 2
+
+
+def test_naming_alone_needs_objects(tmp_path, squares, monkeypatch):
+    monkeypatch.setattr(
+        "tiny_runs.Squares.__getitem__", lambda self, i: dataclasses.replace(square_sample(i), objects=())
+    )
+    stage = {"steps": 1, "answer_weight": 0.0, "naming_weight": 1.0}
+    with pytest.raises(ValueError, match="no object of a step's samples is known"):
+        run_config(config(tmp_path / "run", [stage]), progress=False)
+
+
 def test_parts_learn_at_their_own_rates_and_vectors_do_not_decay(tmp_path, squares, monkeypatch):
     from argus_tools.train import run
 
@@ -146,6 +212,7 @@ def test_the_command_line_trains(tmp_path, squares, capsys):
         (["--set", "data.sources.0.reader=shelf", "--output-dir", str(tmp_path / "new")], "shelf"),
         (["--set", "stages.0.batch_size=0"], "at least 1"),
         (["--minutes", "0"], "above 0"),
+        (["--set", "seed=["], "not valid YAML"),
         (["--set", f"model={tmp_path / 'nowhere'}", "--output-dir", str(tmp_path / "new")], "nowhere"),
     ):
         assert main(["train", str(file), *arguments]) == 2

@@ -43,13 +43,15 @@ def square_sample(index: int, side: int = 32, conversations: int = 3) -> Sample:
 
 
 class Squares:
-    """A reader of squares: `count` of them, each with so many conversations."""
+    """A reader of squares: `count` of them, each with so many conversations; every n-th is of text alone (0: none)."""
 
-    def __init__(self, count: int = 64, conversations: int = 3):
-        self.count, self.conversations = count, conversations
+    def __init__(self, count: int = 64, conversations: int = 3, text_every: int = 0):
+        self.count, self.conversations, self.text_every = count, conversations, text_every
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
+        if self.text_every and index % self.text_every == 0:
+            return Sample((), ((Turn("Is there an image?", "No."),),), source=f"text {index}")
         return square_sample(index, conversations=self.conversations)
