@@ -8,7 +8,8 @@ budget of samples, scored on held-out ones. Physics: `<loc_y1><loc_x1><loc_y2><l
 costs the same for each. Whether 4 tokens of 100 kinds are easier to learn than 8 digits of ten is what is measured.
 
 Then, at the smaller size and one seed: 100, 300 and 1000 bins, and the order of a box's four tokens. One run is one
-process on one thread; a finished run is not done again, an interrupted one goes on where it stopped.
+process on one thread; a finished run is not done again, an interrupted one goes on from its newest checkpoint, and the
+command says so.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import torch
 from benchmarks.efficiency.common import ROOT, at_least
 
 from .boxes_report import FORMATS, RESULTS, cells_of, findings, percent, score_of, write
-from .boxes_run import Plan, held_out, latency, load
+from .boxes_run import Plan, held_out, latency, load, stopped_at
 
 BINS = (300, 1000)  # beside the 100 of the twelve runs
 
@@ -63,11 +64,14 @@ def run_apart(plan: Plan, work: Path) -> dict:
     folder = work / plan.name
     folder.mkdir(parents=True, exist_ok=True)
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE"), "1")
-    # With these glibc keeps freed tensors, and a tenth to a quarter of the time does not go into zeroing pages.
+    # With these glibc keeps freed tensors: on one machine, a tenth to a quarter of a run's time had gone into zeroing
+    # pages. Elsewhere it may be less, or nothing.
     malloc = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
     environment = {**os.environ, **single, **malloc, "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", "benchmarks.accuracy.boxes_run", json.dumps(dataclasses.asdict(plan)), str(folder)]
-    began = time.monotonic()
+    began, stopped = time.monotonic(), stopped_at(folder)
+    if stopped:
+        print(f"boxes: {plan.name}: goes on from step {stopped}", flush=True)
     with open(folder / "output.txt", "a", encoding="utf-8") as output:
         code = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False).returncode
     if code:

@@ -196,6 +196,12 @@ def run_one(plan: Plan, folder: Path, progress: bool = False) -> dict:
     return result
 
 
+def stopped_at(folder: Path) -> int:
+    """The step that an interrupted run in `folder` goes on from; 0 where there is none to go on with."""
+    whole = (folder / "training" / "all").glob("checkpoint-*/trainer_state.json")  # the file that is written last
+    return max((int(file.parent.name.rpartition("-")[2]) for file in whole), default=0)
+
+
 def load(folder: Path):
     """(model in float32, processor) of a trained run."""
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()

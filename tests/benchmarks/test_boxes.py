@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from argus_tools.train.run import run_config
-from benchmarks.accuracy import boxes
+from argus_tools.train.trainer import ArgusTrainer
+from benchmarks.accuracy import boxes, boxes_run
 from benchmarks.accuracy.boxes_report import PAPER, cells_of, findings, score_of, spread
 from benchmarks.accuracy.boxes_run import (
     CLASSES,
@@ -19,6 +20,7 @@ from benchmarks.accuracy.boxes_run import (
     load,
     order_of,
     run_one,
+    stopped_at,
 )
 from processing_argus import ArgusProcessor
 from processing_argus.locations_argus import LocationVocabulary
@@ -68,6 +70,40 @@ def test_a_run_is_trained_scored_and_kept(done):
     assert results["plain_text"]["tokens"]["region"] > results["location_tokens"]["tokens"]["region"]
     with pytest.raises(ValueError, match="another plan"):
         run_one(dataclasses.replace(TOY, samples=12), work / TOY.name)
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(done, tmp_path, monkeypatch, capsys):
+    class Killed(BaseException):
+        pass
+
+    def save_and_die(trainer, *args, **kwargs):
+        save(trainer, *args, **kwargs)
+        raise Killed
+
+    save, config = ArgusTrainer._save_checkpoint, boxes_run.config_of
+    monkeypatch.setattr(boxes_run, "config_of", lambda plan, at: dataclasses.replace(config(plan, at), save_every=1))
+    folder = tmp_path / TOY.name
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(ArgusTrainer, "_save_checkpoint", save_and_die)
+        run_one(TOY, folder)
+    assert stopped_at(folder) == 1 and not (folder / "result.json").exists()
+    monkeypatch.setattr(boxes.sys, "executable", "false")
+    boxes.run_apart(TOY, tmp_path)
+    assert f"{TOY.name}: goes on from step 1\n" in capsys.readouterr().out
+    begun, begin = [], ArgusTrainer.training_step
+    monkeypatch.setattr(
+        ArgusTrainer,
+        "training_step",
+        lambda self, *a, **k: begun.append(self.state.global_step) or begin(self, *a, **k),
+    )
+    result, undisturbed = run_one(TOY, folder), done[1]["location_tokens"]
+    assert begun == [1]  # of two
+    different = {name for name in undisturbed if result[name] != undisturbed[name]}
+    # A log line here is of two steps, and one was before; checkpoints of true runs fall together with log lines.
+    assert different <= {"samples_a_second", "loss"}
+    weights = [at / "training" / "model" / "model.safetensors" for at in (folder, done[0] / TOY.name)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert stopped_at(folder) == 0
 
 
 def test_latency_is_of_both_in_turn(done):
