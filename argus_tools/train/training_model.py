@@ -61,30 +61,33 @@ class ArgusForTraining(ArgusForConditionalGeneration):
         if labels is None:
             kwargs |= {"pixel_values": pixel_values, "position_ids": position_ids}
             return super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        answers = plain = naming = None
+        answers = plain = naming = embeddings = None
+        blank = pixel_values is None
+        if blank:
+            # A tile that counts for nothing: all processes of a step go through all parts, in the same order.
+            if self.answer_weight:
+                embeddings = self.get_input_embeddings()(input_ids)
+            side = self.config.vision_config.image_size
+            pixel_values = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=input_ids.device)
+        if blank or not self.answer_weight:
+            features = self.model.get_image_features(pixel_values).pooler_output
         if self.answer_weight:
             outputs = self.model(
-                input_ids=input_ids,
+                **({"inputs_embeds": embeddings} if blank else {"input_ids": input_ids, "pixel_values": pixel_values}),
                 attention_mask=attention_mask if segments is None else self._branch_mask(segments),
-                pixel_values=pixel_values,
                 position_ids=position_ids,
                 use_cache=False,
                 return_dict=True,
             )
-            features = outputs.image_hidden_states
+            features = features if blank else outputs.image_hidden_states
             answers, plain, total = self._answer_losses(outputs.last_hidden_state, labels, label_weights)
             answers = answers / (total if num_items_in_batch is None else num_items_in_batch)
-        elif pixel_values is not None:
-            features = self.model.get_image_features(pixel_values).pooler_output
-        if pixel_values is None:
-            # A blank tile that counts for nothing: every process of a step has to go through every part.
-            side = self.config.vision_config.image_size
-            blank = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=input_ids.device)
-            nothing = 0.0 * self.model.get_image_features(blank).pooler_output.sum()
-        else:
-            nothing = 0.0 * features[0, 0, 0]
-        loss = nothing if answers is None else self.answer_weight * answers + nothing
-        if names is not None and self.naming_weight:
+        loss = 0.0 * features[0, 0, 0]
+        if answers is not None:
+            loss = loss + self.answer_weight * answers
+        if self.naming_weight:
+            if blank or names is None:
+                names = labels.new_full(features.shape[:2], IGNORED)
             naming, count = self._naming_loss(features, names), max(1, int((names != IGNORED).sum()))
             loss = loss + self.naming_weight * naming / (count if num_names_in_batch is None else num_names_in_batch)
             naming = naming.detach() / count
