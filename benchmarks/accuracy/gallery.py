@@ -20,13 +20,14 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image, ImageDraw, ImageFont
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from argus_tools.draw import draw_regions
 from argus_tools.evaluate.models import ArgusAnswerer
 from argus_tools.evaluate.scenes import exchanges_of, match, predict
 from argus_tools.scenes import Scene, atlas_info, caption_labels, render_scene
 from benchmarks.efficiency.common import ROOT, at_least, hardware, markdown
+from modeling_argus import ArgusForConditionalGeneration
+from processing_argus import ArgusProcessor
 
 EMBEDDED = str(ROOT / "hub_cards" / "argus-nano")
 RESULTS = Path(__file__).parent / "results" / "gallery"
@@ -192,8 +193,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     transformers.logging.set_verbosity_error()
     folder = Path(args.model)
-    processor = AutoProcessor.from_pretrained(folder)
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = ArgusProcessor.from_pretrained(folder)
+    model = ArgusForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     answerer = ArgusAnswerer(model, processor, folder.resolve().name)
     sheets = []
     seen = looked_at(answerer, None, args)

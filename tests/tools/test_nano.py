@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoProcessor
 
 from argus_tools.evaluate.card import FILE, measure
 from argus_tools.evaluate.predictions import fingerprint
 from argus_tools.paths import default_model_path
 from argus_tools.scenes import SCENES_VERSION
+from processing_argus import ArgusProcessor
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_the_weights_keep_the_promised_size(folder):
 
 
 def test_the_tokenizer_keeps_the_promised_size(folder):
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = ArgusProcessor.from_pretrained(folder)
     words = [t for t in processor.tokenizer.get_vocab() if not t.startswith("<loc_")]
     assert len(words) <= 4000
     assert len(processor.tokenizer) - len(words) == processor.num_location_bins
