@@ -25,7 +25,7 @@ def read_json(path: str | Path):
     """A whole JSON file. Raises CommandError where there is none or it is broken."""
     try:
         return json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CommandError(f"{path} is not JSON: {error}") from error
 
 
@@ -131,7 +131,7 @@ def read_pope(path: str | Path) -> list[dict]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CommandError(f"{path}, line {number} is not JSON: {error}") from error
         check(f"{path}, line {number} is not POPE's form", row, form)
         label = row["label"].strip().lower()

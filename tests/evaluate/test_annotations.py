@@ -262,6 +262,13 @@ def test_values_of_another_kind_are_one_sentence(tmp_path, read, name, change, m
     assert str(tmp_path / name) in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_lists_in_lists_without_end_are_one_sentence(tmp_path):
+    (tmp_path / "p.json").write_text("[" * 100_000)
+    for read in (annotations.read_pope, annotations.read_gqa):
+        with pytest.raises(CommandError, match=r"p\.json.* is not JSON: maximum recursion depth"):
+            read(tmp_path / "p.json")
+
+
 def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "p.json").write_bytes(b"\xff\xfe\x00")
     for read in (annotations.read_pope, annotations.read_gqa):
