@@ -45,7 +45,7 @@ def run(folder, processes, *arguments):
     folder.mkdir()
     config = folder / "config.json"
     config.write_text(json.dumps(settings(folder / "run")))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
     command = [*launch, str(HERE / "run_processes.py"), str(config), *arguments]
     if processes == 1:
         command = [sys.executable, *command[len(launch) :]]
@@ -68,13 +68,13 @@ def alone(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_lose_what_one_loses(tmp_path, alone, kind):
-    """fp32; the sums over samples are taken in another order: 1e-5 relative, 1e-4 absolute of weights after Adam."""
+    """fp32, sums in another order: losses within 1e-4; weights within half a step of Adam, where a gradient is noise."""
     folder = run(tmp_path / kind, 2, *(["fsdp"] if kind == "fsdp" else []))
     assert losses(folder) == pytest.approx(losses(alone), rel=1e-4)
     one, two = (load_file(path / "model" / "model.safetensors") for path in (alone, folder))
     assert one.keys() == two.keys()
     for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=5e-4, msg=lambda text, name=name: name + text)
     model = AutoModelForImageTextToText.from_pretrained(folder / "model")  # a normal folder, tied head and all
     assert model.lm_head.weight is model.get_input_embeddings().weight
     assert not [p.name for p in (folder / "model").iterdir() if p.suffix in {".bin", ".pt", ".distcp"}]

@@ -156,7 +156,7 @@ def test_the_loss_does_not_depend_on_accumulation(tmp_path, squares, weighting):
         run_config(settings, progress=False)
         lines = [json.loads(line) for line in (tmp_path / str(parts) / "all" / "log.jsonl").read_text().splitlines()]
         logs.append([(line["loss"], line["grad_norm"]) for line in lines if "loss" in line])
-    assert logs[0] == [pytest.approx(pair, rel=1e-4) for pair in logs[1]] and len(logs[0]) == 2
+    assert logs[0] == [pytest.approx(pair, rel=1e-3) for pair in logs[1]] and len(logs[0]) == 2
 
 
 def test_naming_alone_needs_objects(tmp_path, squares, monkeypatch):
