@@ -68,7 +68,7 @@ def alone(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_lose_what_one_loses(tmp_path, alone, kind):
-    """fp32, sums in another order: losses within 1e-4; weights within half a step of Adam, where a gradient is noise."""
+    """fp32, sums in other orders: losses within 1e-4; weights within half a step of Adam, where gradients are noise."""
     folder = run(tmp_path / kind, 2, *(["fsdp"] if kind == "fsdp" else []))
     assert losses(folder) == pytest.approx(losses(alone), rel=1e-4)
     one, two = (load_file(path / "model" / "model.safetensors") for path in (alone, folder))
