@@ -1,13 +1,24 @@
 """A tiny nano checkpoint, its processor, and the reader of squares, for all training tests."""
 
+import os
+
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from tiny_runs import NANO, Squares
 
 from argus_tools.train import readers
 from argus_tools.train.nano import make_nano
 from argus_tools.train.training_model import ArgusForTraining
 from processing_argus import ArgusProcessor
+
+
+@pytest.fixture(autouse=True)
+def no_precision_of_an_earlier_run():
+    """accelerate keeps the first trainer's mixed precision for all later ones of the process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
 
 
 @pytest.fixture(scope="session")
