@@ -136,13 +136,12 @@ class StopAfter(TrainerCallback):
     """Ends a run after a wall-clock time, with a checkpoint: started again, it goes on."""
 
     def __init__(self, seconds: float):
-        self.clock, self.seconds, self.began = time.monotonic, seconds, time.monotonic()
-        self.stopped = False
+        self.end = time.monotonic() + seconds
 
     def on_step_end(self, args, state, control, **kwargs):
-        over = [self.clock() - self.began >= self.seconds]
+        over = [time.monotonic() >= self.end]
         if args.world_size > 1:  # one clock for all, or one would save while another steps on
             broadcast_object_list(over)
         if over[0] and state.global_step < state.max_steps:
-            control.should_save = control.should_training_stop = self.stopped = True
+            control.should_save = control.should_training_stop = True
         return control
