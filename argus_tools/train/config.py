@@ -43,6 +43,9 @@ class DataConfig:
     max_length: tokens of a conversation at most, image tokens included, which are never cut; answers are, at their end.
     max_tiles: the processor's tile budget, if not its own. box_format: overrides the processor's (Section 4.2).
     pad_to_multiple_of: rows' lengths.
+    bad_samples: what is done about one that cannot be used (its image is broken or not there, or no answer lies within
+        max_length): "skip" takes another item of the same source, notes it in OUT/STAGE/bad_samples.jsonl, and stops
+        where they are too many (`batches.py`); "stop" stops at the first.
     answer_weighting: "tokens" as in Equation 1, or "root": an answer of n tokens counts as sqrt(n), so that a yes or
         no is not lost beside a list of boxes.
     """
@@ -58,6 +61,7 @@ class DataConfig:
     max_tiles: Optional[int] = None
     box_format: Optional[str] = None
     pad_to_multiple_of: int = 8
+    bad_samples: str = "skip"
     answer_weighting: str = "tokens"
 
 
@@ -176,6 +180,7 @@ def parse_config(raw: dict[str, Any], where: str = "config") -> TrainConfig:
                 f"{where}: source {source.name or source.reader!r} has weight {source.weight}; it must be above 0."
             )
     _one_of(config.data.batches, ("mixed", "by_source"), f"{where}: data.batches")
+    _one_of(config.data.bad_samples, ("skip", "stop"), f"{where}: data.bad_samples")
     _one_of(config.data.answer_weighting, ("tokens", "root"), f"{where}: data.answer_weighting")
     return config
 

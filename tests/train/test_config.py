@@ -53,6 +53,7 @@ def test_what_is_no_field_of_a_source_is_its_readers_option():
         (changed(data={"sources": [{"reader": "squares", "weight": 0}]}), "weight 0.0; it must be above 0"),
         (changed(data={"sources": [{"weight": 1}]}), r"sources\[0\] lacks reader"),
         (changed(data={"answer_weighting": "twice"}), "it can be tokens, root"),
+        (changed(data={"bad_samples": "mend"}), "data.bad_samples is 'mend'; it can be skip, stop"),
         (changed(stages=[GOOD["stages"][0]] * 2), "different names"),
         (changed(stages="none"), "stages must be a list"),
         ({**GOOD, "data": 3}, "data must hold keys and values"),
