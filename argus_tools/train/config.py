@@ -97,8 +97,8 @@ class TrainConfig:
     model: a checkpoint folder or hub name; or "nano", a fresh model of the embedded shape with `nano` as its options.
     bf16: arithmetic under autocast; the weights that are trained are float32 in any case.
     attention: the implementation, if not transformers' choice.
-    optimizer: "adamw", or "muon" for the matrices of the layers and AdamW for the rest, at the same rates: at nano's size
-        half the steps to the same loss, and rates may be twice as high. It takes whole matrices: DDP, and not FSDP.
+    optimizer: "adamw", or "muon" for the matrices of the layers and AdamW for the rest, at the same rates: at nano's
+        size half the steps to the same loss, at twice the rates. It takes whole matrices: DDP, and not FSDP.
     save_every, log_every, keep: steps between checkpoints and log lines, checkpoints kept.
     loader_processes: of each process, that read and make batches ahead.
     """

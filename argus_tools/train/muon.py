@@ -1,8 +1,8 @@
 """Muon for the matrices inside the layers, AdamW for all else, as one optimizer that the Trainer saves and resumes.
 
-Muon (https://kellerjordan.github.io/posts/muon/) replaces a matrix's momentum by the nearest orthogonal one, so that all
-directions of a layer learn alike. Scaled as in arXiv 2502.16982, one learning rate serves both. torch.optim.Muon takes
-matrices alone and one after the other; small models on a CPU need them in batches.
+Muon (https://kellerjordan.github.io/posts/muon/) replaces a matrix's momentum by the nearest orthogonal one, so that
+all directions of a layer learn alike. Scaled as in arXiv 2502.16982, one learning rate serves both. torch.optim.Muon
+takes matrices alone and one after the other; small models on a CPU need them in batches.
 """
 
 import torch
