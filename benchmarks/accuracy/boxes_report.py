@@ -157,11 +157,11 @@ def write(args, plans: list[Plan], results: list[dict], others: list[dict], time
     setting = (
         f"Every run: from nothing, {plan.samples} images, each seen once, of {TILE} x {TILE} pixels in patches of "
         f"{PATCH}, one to {plan.max_objects} objects of {len(CLASSES)} classes; dense captions alone, with a second "
-        f"loss that names what lies at each visual token and knows no boxes; batches of {plan.batch_size}, AdamW with "
-        f"a cosine schedule, float32, one thread. Scored on {plan.scenes} held-out scenes; mAP by Section 5.2's "
-        f"protocol in the clean mode unless it says otherwise, captions by {meteor}; a region's score is the geometric "
-        "mean of its tokens' probabilities. The spread is the standard deviation over seeds, which draw weights and "
-        "scenes anew."
+        f"loss that names what lies at each visual token and knows no boxes; batches of {plan.batch_size}, Muon and "
+        f"AdamW with a cosine schedule, float32, one thread. Scored on {plan.scenes} held-out scenes; mAP by Section "
+        f"5.2's protocol in the clean mode unless it says otherwise, captions by {meteor}; a region's score is the "
+        "geometric mean of its tokens' probabilities. The spread is the standard deviation over seeds, which draw "
+        "weights and scenes anew."
     )
     paper = [[model, FORMATS[name], f"{value:.2f}"] for (model, name), value in PAPER.items()]
     parts = ["# Location tokens against plain text (Table 4 at our scale)"]
