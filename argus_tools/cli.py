@@ -1,4 +1,4 @@
-"""The command line `argus`: describe, ask, detect, box; convert, bootstrap, export; train and evaluate.
+"""The command line `argus`: describe, ask, detect, box; convert, bootstrap, export; train and evaluate; annotate.
 
 What is here is cheap to import, so that `argus --help` is quick: torch and transformers are imported by the command
 that needs them. Exit status: 0; 2 and one line on stderr for bad input; 1 and one line for a fault of the program;
@@ -163,6 +163,13 @@ def _task(commands, name: str, summary: str, *usages: str) -> argparse.ArgumentP
     usage = "\n       ".join(f"argus {name} {usage} [options]" for usage in usages)
     command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.", usage=usage)
     command.set_defaults(run=_run_task, stream=False, draw=None)
+    _add_model(command)
+    command.add_argument("--batch-size", type=_positive, metavar="N", default=8, help="images at a time (default: 8)")
+    command.add_argument("--json", action="store_true", help="one JSON object a line, one line for each result")
+    return command
+
+
+def _add_model(command) -> None:
     command.add_argument("--model", help="a folder or a hub repository (default: argus-nano, which ships with argus)")
     command.add_argument(
         "--trust-remote-code",
@@ -185,9 +192,6 @@ def _task(commands, name: str, summary: str, *usages: str) -> argparse.ArgumentP
         "shorter than one tile (default: as the model was set up)",
     )
     command.add_argument("--max-new-tokens", type=_positive, metavar="N", help="length of an answer at most")
-    command.add_argument("--batch-size", type=_positive, metavar="N", default=8, help="images at a time (default: 8)")
-    command.add_argument("--json", action="store_true", help="one JSON object a line, one line for each result")
-    return command
 
 
 def _add_stream(command) -> None:
@@ -246,7 +250,8 @@ def _add_writing(command, run) -> None:
 
 
 def _add_training_and_evaluation(commands) -> None:
-    from .evaluate import command as evaluate  # neither imports anything heavy before it runs
+    from .annotate import command as annotate
+    from .evaluate import command as evaluate  # none imports anything heavy before it runs
     from .train import command as train
 
     command = commands.add_parser(
@@ -257,6 +262,9 @@ def _add_training_and_evaluation(commands) -> None:
     train.add_arguments(command)
     command.set_defaults(run=train.run)
     evaluate.add_arguments(commands.add_parser("evaluate", help="score a model on a data set or on rendered scenes"))
+    command = commands.add_parser("annotate", help="run a task on thousands of images, into files of rows")
+    annotate.add_arguments(command, _positive)
+    _add_model(command)
 
 
 def _positive(text: str) -> int:

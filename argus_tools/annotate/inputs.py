@@ -1,0 +1,202 @@
+"""From what was typed to the list of all images: folders, globs, {000..099}, tars, Parquet, `datasets` folders, lists.
+
+The order is that of the names, the ids are unique, and nothing is decoded yet. What is typed and is not there, or holds
+no image at all, ends the command; what is found damaged within becomes an item of kind "error", and a row later.
+"""
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from ..cli_support import CommandError
+from .items import Item, has_image_suffix, kind_of_file, shown_name
+from .tables import NoImageColumn, image_column, is_dataset_folder, open_table
+from .tars import tar_items
+
+UNDERSTOOD = (
+    "image files, folders, WebDataset tars, Parquet files with a column of images, folders of `datasets` "
+    "(save_to_disk), text files with one of these or a URL a line, http(s) URLs, and globs and {000..099} of names"
+)
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+
+
+def list_items(inputs: list[str], column: str | None = None, leave_out: str | None = None) -> list[Item]:
+    """All images of these inputs, each once.
+
+    Args:
+        column: the column of tables that holds images; None finds it.
+        leave_out: a folder that is not looked into, wherever it is: the one that is written.
+
+    Raises:
+        CommandError: an input that is not there, is of no kind that is understood, or holds no image.
+    """
+    listing = _Listing(column, None if leave_out is None else os.path.realpath(leave_out))
+    found: dict[str, Item] = {}
+    for typed in inputs:
+        listing.others.clear()
+        items = [item for name in expand(typed) for item in listing.named(name, typed)]
+        if not items:
+            others = ", ".join(
+                f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(listing.others.items())
+            )
+            raise CommandError(f"{typed}: no image in it ({others or 'it is empty'}). Understood are {UNDERSTOOD}")
+        for item in items:
+            found.setdefault(item.id, item)
+    return list(found.values())
+
+
+def expand(typed: str) -> list[str]:
+    """The names that a typed one stands for: {000..099} and {a,b} first, then globs; itself where it exists.
+
+    Raises:
+        CommandError: a pattern that fits nothing.
+    """
+    if typed.startswith(("http://", "https://")) or os.path.lexists(typed):
+        return [typed]
+    names = _braces(typed)
+    result = []
+    for name in names:
+        matches = (
+            sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) and not os.path.lexists(name) else [name]
+        )
+        if not matches:
+            raise CommandError(f"{name}: nothing has such a name")
+        result += matches
+    return result
+
+
+def _braces(name: str) -> list[str]:
+    if match := _RANGE.search(name):
+        first, last = match.groups()
+        if int(last) - int(first) >= 1_000_000:
+            raise CommandError(f"{name}: more than a million names")
+        width = len(first) if first.startswith("0") else 0
+        values = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+    elif match := _CHOICE.search(name):
+        values = match.group(1).split(",")
+    else:
+        return [name]
+    return [each for value in values for each in _braces(name[: match.start()] + value + name[match.end() :])]
+
+
+class _Listing:
+    """The walk. `others` counts, by suffix, files that are of no kind that is understood."""
+
+    def __init__(self, column: str | None, leave_out: str | None):
+        self.column, self.leave_out, self.others = column, leave_out, Counter()
+
+    def named(self, path: str, typed: str) -> Iterator[Item]:
+        """What a name that was typed, or expanded from one, stands for."""
+        if path.startswith(("http://", "https://")):
+            yield Item(path, path, "url", path)
+        elif os.path.isdir(path):
+            yield from self.folder(path)
+        elif not os.path.exists(path):
+            raise CommandError(
+                f"{typed}: {path if path != typed else 'it'} does not exist. Understood are {UNDERSTOOD}"
+            )
+        elif not os.path.isfile(path):
+            raise CommandError(f"{typed}: {path} is neither a file nor a folder")
+        else:
+            kind = kind_of_file(path)
+            if kind == "text":
+                yield from self.lines(path)
+            elif kind == "other":
+                raise CommandError(f"{typed}: {path} is none of {UNDERSTOOD}")
+            else:
+                yield from self.file(path, kind)
+
+    def folder(self, top: str) -> Iterator[Item]:
+        """Everything in a folder and below, in the order of names; hidden files and folders are passed by."""
+        visited = {self.leave_out}
+        failed = []
+
+        def walk(folder):
+            if (real := os.path.realpath(folder)) in visited:
+                return
+            visited.add(real)
+            if is_dataset_folder(folder):
+                yield from self.table(folder, typed=folder == top)
+                return
+            try:
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            except OSError as error:
+                failed.append(Item(shown_name(folder), shown_name(folder), "error", folder, error=_reason(error)))
+                return
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    yield from walk(entry.path)
+                elif has_image_suffix(entry.name):
+                    yield Item(shown_name(entry.path), shown_name(entry.path), "file", entry.path)
+                elif entry.is_file():
+                    yield from self.found(entry.path)
+
+        yield from walk(top)
+        yield from failed
+
+    def found(self, path: str) -> Iterator[Item]:
+        """A file without an image's suffix that was met in a folder: text and the like is passed by."""
+        try:
+            kind = kind_of_file(path)
+        except OSError:
+            kind = "other"
+        if kind in ("text", "other"):
+            self.others[os.path.splitext(path)[1].lower()] += 1
+        else:
+            yield from self.file(path, kind, typed=False)
+
+    def file(self, path: str, kind: str, typed: bool = True) -> Iterator[Item]:
+        name = shown_name(path)
+        if kind == "image":
+            yield Item(name, name, "file", path)
+        elif kind == "tar":
+            yield from tar_items(path, name)
+        else:
+            yield from self.table(path, typed)
+
+    def table(self, path: str, typed: bool) -> Iterator[Item]:
+        """One item a row. Where a table without images was not typed but met, it is passed by."""
+        name = shown_name(path)
+        try:
+            table = open_table(path)
+            columns = {split: image_column(table, split, self.column) for split, rows in table.splits.items() if rows}
+        except NoImageColumn:
+            if typed:
+                raise
+            self.others[".parquet"] += 1
+            return
+        except ValueError as error:
+            yield Item(name, name, "error", path, error=str(error))
+            return
+        for split in columns:
+            prefix = f"{name}/{split}" if split else name
+            for row in range(table.splits[split]):
+                yield Item(f"{prefix}/{row}", prefix, "row", path, place=(split, row, columns[split]))
+
+    def lines(self, path: str) -> Iterator[Item]:
+        """A text file: names a line, relative to its own folder. One that is missing is a row with an error."""
+        try:
+            with open(path, encoding="utf-8") as file:
+                names = [line.strip("\r\n") for line in file if line.strip()]
+        except UnicodeDecodeError as error:
+            raise CommandError(f"{path} is none of {UNDERSTOOD}") from error
+        for line in names:
+            url = line.startswith(("http://", "https://"))
+            name = line if url else os.path.join(os.path.dirname(path), line)
+            if not url and not os.path.exists(name):
+                yield Item(
+                    shown_name(name), shown_name(name), "error", name, error=f"{path} names it, but it is not there"
+                )
+            elif url or os.path.isdir(name) or kind_of_file(name) not in ("text", "other"):
+                yield from self.named(name, name)
+            else:
+                yield Item(shown_name(name), shown_name(name), "file", name)  # its row will say what it is
+
+
+def _reason(error: OSError) -> str:
+    return f"it cannot be read: {error.strerror or error}"

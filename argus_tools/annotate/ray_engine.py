@@ -1,0 +1,141 @@
+"""`--engine ray`: the same run on the machines of a Ray cluster, by Ray Data.
+
+Ray's tasks read, decode and tile; actors hold the model; rows come back here and are kept as those of the local
+engine. What is lost with a machine or a process is tried once more, image by image, and then is a row with an error.
+All machines need this package and see the inputs and the model under the same names.
+"""
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict, astuple
+
+from ..cli_support import CommandError, one_line
+from .annotator import Annotator, Request
+from .feeding import tasks
+from .items import Item
+from .preparing import Prepared, build_image_processor, image_processor_recipe, prepare
+from .schema import row
+
+ITEMS_AT_ONCE = 16  # consecutive ones, so that a table or a compressed tar is opened once for so many
+
+
+def annotate_on_ray(items: list[Item], request: Request, job) -> Iterator[list[dict]]:
+    """Rows of these items, as they come.
+
+    Raises:
+        CommandError: Ray is not installed, or the model cannot be loaded or fails as a whole.
+    """
+    with _cluster(job.debug) as ray:
+        left = {item.id: item for item in items}
+        for at_once in (ITEMS_AT_ONCE, 1):
+            for rows in _pass(ray, list(left.values()), request, job, at_once) if left else ():
+                yield [each for each in rows if left.pop(each["id"], None) is not None]
+    lost = "the process that it was given to was lost twice"
+    yield [row(Prepared(item.id, item.source, item.key, error=lost), request.task, None) for item in left.values()]
+
+
+def _pass(ray, items: list[Item], request: Request, job, at_once: int) -> Iterator[list[dict]]:
+    """Items to tiles, in tasks; tiles to rows, in actors."""
+    groups = [json.dumps([astuple(item) for item in items[i : i + at_once]]) for i in range(0, len(items), at_once)]
+    has_gpu = request.device in ("auto", "cuda") and ray.cluster_resources().get("GPU", 0) > 0
+    rows = (
+        ray.data.from_items([{"items": group} for group in groups], override_num_blocks=min(len(groups), 4096))
+        .map_batches(decode, batch_size=1, batch_format="pyarrow", fn_args=(_recipe(request), request.image_options))
+        .map_batches(
+            RayAnnotator,
+            batch_size=request.batch_size,
+            batch_format="pyarrow",
+            fn_constructor_args=(asdict(request), job.debug),
+            compute=ray.data.ActorPoolStrategy(size=job.actors),
+            num_gpus=1 if has_gpu else 0,
+        )
+    )
+    for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+        told = [json.loads(text) for text in batch["row"].to_pylist()]
+        if fatal := next((each["fatal"] for each in told if "fatal" in each), None):
+            raise CommandError(fatal)
+        yield told
+
+
+def decode(table, recipe: str, options: dict) -> Iterator:
+    """pyarrow Table of groups of items -> one of each image: its values as JSON, its tiles' bytes."""
+    import pyarrow as pa
+    import torch
+
+    torch.set_num_threads(1)
+    image_processor = build_image_processor(recipe)
+    for group in table["items"].to_pylist():
+        for task in tasks(Item(*values) for values in json.loads(group)):
+            image = prepare(task, image_processor, options)
+            told = {name: getattr(image, name) for name in ("id", "source", "key", "metadata", "size", "error")}
+            tiles, image.tiles = image.tiles, None
+            if tiles is not None:
+                told |= {"shape": tiles.shape, "dtype": str(tiles.dtype)}
+            content = b"" if tiles is None else tiles.tobytes()
+            yield pa.table({"told": [json.dumps(told)], "tiles": pa.array([content], pa.large_binary())})
+
+
+class RayAnnotator:
+    """The actor: a model, loaded once. What fails as a whole is told in a row: lost blocks are not looked into."""
+
+    def __init__(self, request: dict, debug: bool):
+        self.annotator = self.failure = None
+        try:
+            self.annotator = Annotator(Request(**request), debug)
+        except Exception as error:
+            self.failure = one_line(error)
+
+    def __call__(self, table):
+        import numpy as np
+        import pyarrow as pa
+
+        images = []
+        for text, content in zip(table["told"].to_pylist(), table["tiles"].to_pylist()):
+            told = json.loads(text)
+            shape, dtype = told.pop("shape", None), told.pop("dtype", None)
+            tiles = None if shape is None else np.frombuffer(bytearray(content), dtype).reshape(shape)
+            images.append(Prepared(**{**told, "size": told["size"] and tuple(told["size"])}, tiles=tiles))
+        try:
+            rows = [{"fatal": self.failure}] if self.failure else self.annotator.all(images)
+        except Exception as error:
+            rows = [{"fatal": f"{type(error).__name__}: {one_line(error)}"}]
+        return pa.table({"row": [json.dumps(each) for each in rows]})
+
+
+def _recipe(request: Request) -> str:
+    if request.trust_remote_code:
+        return image_processor_recipe(None, request.model)
+    from processing_argus import ArgusProcessor
+
+    try:
+        return image_processor_recipe(ArgusProcessor.from_pretrained(request.model).image_processor)
+    except Exception as error:  # damaged files raise many kinds
+        raise CommandError(f"the processor in {request.model} could not be loaded: {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _cluster(debug: bool):
+    """Ray with a cluster: that which RAY_ADDRESS names or which runs here, else one of its own for the meantime."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray tells its makers of every cluster otherwise
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise CommandError('--engine ray needs Ray Data: pip install "argusvlm[ray]"') from error
+    mine = not ray.is_initialized()
+    if mine:
+        handler = signal.getsignal(signal.SIGTERM)
+        ray.init(log_to_driver=debug, logging_level="info" if debug else "error")
+        signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
+    context = ray.data.DataContext.get_current()
+    before = context.max_errored_blocks, context.enable_progress_bars
+    context.max_errored_blocks, context.enable_progress_bars = -1, debug  # what is lost is asked for again
+    try:
+        yield ray
+    finally:
+        context.max_errored_blocks, context.enable_progress_bars = before
+        if mine:
+            ray.shutdown()

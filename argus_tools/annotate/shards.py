@@ -1,0 +1,183 @@
+"""The output folder: finished files of rows, and a journal of those that no file holds yet.
+
+Every batch is on the disk, in the journal, before the next begins; what a killed process left half-written is the
+journal's last line, which is cut off. When a file is full it is written whole under a temporary name and moved, and the
+journal goes after that: rows that are in both were being moved, and count once.
+"""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..cli_support import CommandError, one_line
+from .schema import arrow_schema, columns
+from .tables import import_pyarrow
+
+FORMATS = ("jsonl", "parquet")
+_PART = re.compile(r"annotations-(\d{5})-of-(\d{5})-(\d{6})\.(jsonl|parquet)")
+_OWN = re.compile(
+    r"annotations-\d{5}-of-\d{5}-\d{6}\.(jsonl|parquet)|(journal|summary)-\d{5}-of-\d{5}\.jsonl?|manifest\.json"
+)
+
+
+class ShardWriter:
+    """The files of one shard. One process at a time: whoever opens it holds the shard's lock.
+
+    Args:
+        folder: the output folder.
+        task, file_format: say what rows are, and "jsonl" or "parquet".
+        shard, num_shards: number and count.
+        rows_per_file: rows of a finished file.
+        about: what Parquet files say of themselves, {name: text}.
+
+    Attributes:
+        done: the ids of all rows that there are, of every shard.
+        failed: those of them whose row has an error.
+
+    Raises:
+        CommandError: a file in the folder is damaged, or cannot be written.
+    """
+
+    def __init__(
+        self, folder: Path, task: str, file_format: str, shard: int, num_shards: int, rows_per_file: int, about
+    ):
+        self.folder, self.task, self.file_format, self.about = folder, task, file_format, about
+        self.rows_per_file, self.name = rows_per_file, f"{shard:05d}-of-{num_shards:05d}"
+        self.journal = folder / f"journal-{self.name}.jsonl"
+        self.done: set[str] = set()
+        self.failed: set[str] = set()
+        self._numbers = [-1]
+        for path in part_files(folder):
+            self._count(read_columns(path, ["id", "error"]))
+            if f"-{self.name}-" in path.name:
+                self._numbers.append(int(_PART.fullmatch(path.name).group(3)))
+        self._rows = self._read_journal()
+        self._count(self._rows)
+        for leftover in folder.glob(f".annotations-{self.name}-*"):
+            leftover.unlink(missing_ok=True)  # of a file that was being written when the process was killed
+
+    def add(self, rows: list[dict]) -> None:
+        """Keeps rows; they are on the disk when this returns. Rows that are there already are left out."""
+        rows = [row for row in rows if row["id"] not in self.done]
+        with self._writing(self.journal), open(self.journal, "ab") as file:
+            file.write("".join(json_row(row) + "\n" for row in rows).encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        self._rows += rows
+        self._count(rows)
+        if len(self._rows) >= self.rows_per_file:
+            self.finish()
+
+    def finish(self) -> None:
+        """Moves what the journal holds to a finished file."""
+        while self._rows:
+            rows = self._rows[: self.rows_per_file]
+            path = self.folder / f"annotations-{self.name}-{self._numbers[-1] + 1:06d}.{self.file_format}"
+            with self._writing(path):
+                write_whole(path, lambda temporary, rows=rows: self._write(temporary, rows))
+            self._numbers.append(self._numbers[-1] + 1)
+            self._rows = self._rows[self.rows_per_file :]
+        self.journal.unlink(missing_ok=True)
+
+    def _count(self, rows: list[dict]) -> None:
+        self.done.update(row["id"] for row in rows)
+        self.failed.update(row["id"] for row in rows if row["error"] is not None)
+
+    def _write(self, path: Path, rows: list[dict]) -> None:
+        if self.file_format == "parquet":
+            pyarrow = import_pyarrow()
+            table = pyarrow.Table.from_pylist(rows, schema=arrow_schema(self.task, self.about))
+            pyarrow.parquet.write_table(table, path, compression="zstd")
+        else:
+            path.write_bytes("".join(json_row(row) + "\n" for row in rows).encode("utf-8"))
+
+    def _read_journal(self) -> list[dict]:
+        """Rows that are in no finished file; cuts off a half-written line."""
+        if not self.journal.exists():
+            return []
+        raw = self.journal.read_bytes()
+        whole = raw.rfind(b"\n") + 1
+        try:
+            rows = [json.loads(line) for line in raw[:whole].splitlines()]
+            rows = [row for row in rows if row["id"] not in self.done and set(row) == set(columns(self.task))]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CommandError(f"{self.journal} is damaged: remove it, and its images are annotated anew") from error
+        if whole < len(raw):
+            os.truncate(self.journal, whole)
+        return list({row["id"]: row for row in rows}.values())
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CommandError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def json_row(row: dict) -> str:
+    """A row as a line of JSONL, without its end."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The finished files of all shards, by name."""
+    return sorted(path for path in folder.iterdir() if _PART.fullmatch(path.name))
+
+
+def own_files(folder: Path) -> list[Path]:
+    """All that `argus annotate` writes into a folder, but for locks."""
+    return sorted(
+        path for path in folder.iterdir() if _OWN.fullmatch(path.name) or path.name.startswith(".annotations-")
+    )
+
+
+def read_columns(path: Path, names: list[str]) -> list[dict]:
+    """These columns of a finished file. Raises CommandError where it is damaged."""
+    if path.suffix == ".jsonl":
+        return [{name: row[name] for name in names} for row in rows_of(path)]
+    try:
+        return import_pyarrow().parquet.read_table(path, columns=names).to_pylist()
+    except CommandError:
+        raise
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def rows_of(path: Path) -> Iterator[dict]:
+    """The rows of a finished file. Raises CommandError where it is damaged."""
+    try:
+        if path.suffix == ".parquet":
+            for batch in import_pyarrow().parquet.ParquetFile(path).iter_batches(1024):
+                yield from batch.to_pylist()
+        else:
+            with open(path, encoding="utf-8") as file:
+                yield from map(json.loads, file)
+    except CommandError:
+        raise
+    except Exception as error:  # pyarrow's errors and JSON's
+        raise _damaged(path, error) from error
+
+
+def write_whole(path: Path, write) -> None:
+    """Calls `write(temporary)`, then moves the file to `path`, on the disk before and after. Raises OSError."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not every system lets a folder be opened
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _damaged(path: Path, error: Exception) -> CommandError:
+    return CommandError(f"{path} is damaged ({one_line(error)}): remove it, and its images are annotated anew")

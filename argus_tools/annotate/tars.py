@@ -1,0 +1,103 @@
+"""WebDataset tars: images with the key of their sample and the JSON and text beside them.
+
+Of an uncompressed tar only headers are read here; whoever decodes an image opens the tar at its place. A compressed one
+has no places: it is read through once for the list and once more for the images.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator
+
+from .items import Item, has_image_suffix, looks_like_image
+
+SIDECARS = ("json", "txt", "cls", "caption")
+MAX_SIDECAR_BYTES = 1 << 20  # what is larger is no caption
+
+
+def tar_items(path: str, name: str) -> Iterator[Item]:
+    """The images of a tar in its order; an item of kind "error" where it cannot be read any further."""
+    sample, key, count = [], None, 0
+    seen: dict[str, int] = {}
+    try:
+        tar, packed = _open(path)
+        with tar:
+            for number, member in enumerate(_members(tar)):
+                if not member.isfile():
+                    continue
+                if _key(member.name) != key:
+                    yield from _sample_items(path, name, key, sample, packed, seen)
+                    sample, key = [], _key(member.name)
+                sample.append((number, member, _content(tar, member, packed)))
+                count += 1
+        yield from _sample_items(path, name, key, sample, packed, seen)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:  # zlib's and lzma's errors are among these
+        if sample:
+            yield from _sample_items(path, name, key, sample, packed, seen)
+        reason = f"the tar cannot be read behind its first {count} files: {error}"
+        yield Item(f"{name}/#damaged", name, "error", path, error=reason)
+
+
+def packed_images(path: str, numbers: set[int]) -> Iterator[tuple[int, bytes]]:
+    """(number, bytes) of these members of a compressed tar, in its order."""
+    with tarfile.open(path, "r|*") as tar:
+        for number, member in enumerate(_members(tar)):
+            if number in numbers:
+                yield number, tar.extractfile(member).read()
+
+
+def as_metadata(parts: list[tuple[str, bytes]]) -> str | None:
+    """JSON of {suffix: content}: what is JSON as it is, all else as text; None of nothing."""
+    values = {}
+    for suffix, content in parts:
+        text = content.decode("utf-8", "replace")
+        try:
+            values[suffix] = json.loads(text) if suffix == "json" else text
+        except ValueError:
+            values[suffix] = text
+    return json.dumps(values, ensure_ascii=False) if values else None
+
+
+def _open(path: str) -> tuple[tarfile.TarFile, bool]:
+    try:
+        return tarfile.open(path, "r:"), False
+    except tarfile.ReadError:
+        return tarfile.open(path, "r:*"), True
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := tar.next()) is not None:
+        tar.members = []  # tarfile keeps all of them, which are millions
+        yield member
+
+
+def _key(name: str) -> str:
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.split(".", 1)[0]
+
+
+def _suffix(name: str) -> str:
+    return name.rpartition("/")[2].rpartition(".")[2].lower()
+
+
+def _content(tar, member, packed: bool) -> bytes | None:
+    """What has to be read now: the beginning of a file without a telling name, and sidecars of a compressed tar."""
+    if has_image_suffix(member.name):
+        return None
+    if _suffix(member.name) in SIDECARS:
+        return tar.extractfile(member).read() if packed and member.size <= MAX_SIDECAR_BYTES else None
+    return tar.extractfile(member).read(16)
+
+
+def _sample_items(path, name, key, sample, packed, seen) -> Iterator[Item]:
+    beside = [(_suffix(m.name), m, c) for _, m, c in sample if _suffix(m.name) in SIDECARS]
+    beside = [each for each in beside if each[1].size <= MAX_SIDECAR_BYTES]
+    metadata = as_metadata([(suffix, content) for suffix, _, content in beside]) if packed else None
+    sidecars = () if packed else tuple((suffix, member.offset_data, member.size) for suffix, member, _ in beside)
+    for number, member, content in sample:
+        if _suffix(member.name) in SIDECARS or not (has_image_suffix(member.name) or looks_like_image(content)):
+            continue
+        identity = f"{name}/{member.name.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')}"
+        seen[identity] = seen.get(identity, 0) + 1  # a tar may hold one name twice
+        identity += f"#{seen[identity]}" if seen[identity] > 1 else ""
+        place = (number,) if packed else (member.offset_data, member.size)
+        yield Item(identity, name, "packed" if packed else "tar", path, key, place, sidecars, metadata)
