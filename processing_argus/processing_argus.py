@@ -9,6 +9,7 @@ pixels of the original image. `__call__` and `apply_chat_template` are wholly it
 import re
 
 import torch
+from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import MultiModalData, Unpack
@@ -26,6 +27,7 @@ from .chat_argus import (
 from .compat_processing_argus import ProcessorBase
 from .decoding_argus import DECODERS  # noqa: F401 - transformers' loader wants every sibling named in this file
 from .derived_argus import Derived
+from .drawing_argus import draw_regions, region_colors
 from .encoded_inputs_argus import EncodedBatch, are_encoded, encoded_inputs
 from .encoding_argus import (
     check_counts,
@@ -39,7 +41,7 @@ from .encoding_argus import (
     to_tensors,
     tokenize,
 )
-from .image_loading_argus import ImageInputError
+from .image_loading_argus import ImageInputError, load_image
 from .image_processing_argus import ArgusImageProcessor, PreparedImages
 from .keywords_argus import ArgusProcessorKwargs, is_keyword, refuse_keyword, split_keywords
 from .locations_argus import LocationVocabulary, build_vocabulary
@@ -357,6 +359,24 @@ class ArgusProcessor(ProcessorBase):
     def post_process_detection(self, generated_ids, image_sizes, scores=None) -> list[dict]:
         """As `post_process_dense_captioning`, with the phrases under "labels"."""
         return read_regions(self.tokenizer, self.locations, generated_ids, image_sizes, scores, "labels")
+
+    def draw_regions(self, image, regions: dict, with_scores: bool = True):
+        """A PIL image, RGB, with boxes and captions drawn on it; one below 768 pixels is enlarged.
+
+        Args:
+            image: in any form that the processor takes.
+            regions: what `post_process_detection`, `post_process_dense_captioning` or a task call gave for it.
+            with_scores: whether a label ends in its score.
+        """
+        picture = Image.fromarray(load_image(image).permute(1, 2, 0).contiguous().cpu().numpy())
+        captions = regions["captions"] if "captions" in regions else regions["labels"]
+        scores = [float(score) for score in regions["scores"]] if with_scores else None
+        return draw_regions(picture, [list(map(float, box)) for box in regions["boxes"]], captions, scores)
+
+    @staticmethod
+    def region_colors(captions: list[str]) -> list[str]:
+        """The colours of a picture with these captions, "#rrggbb", for whoever draws boxes otherwise."""
+        return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in region_colors(captions)]
 
     # --- for serving engines and trainers -----------------------------------------------------------------------------
 

@@ -1,11 +1,16 @@
-"""Drawn boxes: where the colour is, that labels stay inside, small images and odd boxes."""
+"""Drawn boxes: where the colour is, labels that keep out of each other's way, colours for colour-blind eyes."""
+
+import random
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFont
 
-from argus_tools import draw
-from argus_tools.draw import MAX_LINES, caption_color, draw_regions
+from argus_tools.draw import SUFFIXES, drawable_suffix
+from processing_argus import ArgusProcessor
+from processing_argus import drawing_argus as drawing
+from processing_argus.drawing_argus import MAX_LINES, PALETTE, caption_color, draw_regions, ink, lay_out, region_colors
 
 GROUND = (120, 120, 120)
 
@@ -20,59 +25,161 @@ def bounds(image, color):
     return columns.min(), rows.min(), columns.max(), rows.max()
 
 
+def overlaps(labels):
+    """How much the labels of each pair cover each other, in pixels."""
+    places = np.array([label.place for label in labels])
+    return drawing._overlaps(places, places)[np.triu_indices(len(places), 1)]
+
+
+def scattered(number, width, height, seed=0):
+    """Boxes all over an image, fewer than a quarter of it on average, some beyond its edges."""
+    draw, boxes = random.Random(seed), {}
+    for i in range(number):
+        w, h = draw.uniform(0.05, 0.25) * width, draw.uniform(0.05, 0.25) * height
+        x, y = draw.uniform(0, width - w), draw.uniform(0, height - h)
+        boxes[i] = (x, y, x + w, y + h)
+    return boxes
+
+
 def test_a_box_is_drawn_where_it_is_and_the_image_is_left_alone():
     image = gray(1000, 800)
     drawn = draw_regions(image, [(200.0, 300.0, 700.0, 650.0)], ["a red car"])
     assert drawn.size == (1000, 800) and drawn.mode == "RGB"
     x1, y1, x2, y2 = bounds(drawn, caption_color("a red car"))
-    assert (x1, x2, y2) == (200, 700, 650) and 250 < y1 < 300  # the label stands above
+    assert (x2, y2) == (700, 650) and 200 <= x1 <= 201 and 250 < y1 < 300  # the label stands above
     assert (np.asarray(image) == GROUND).all()
     assert (np.asarray(drawn)[360:640, 220:680] == GROUND).all()
 
 
+# --- colours ----------------------------------------------------------------------------------------------------------
+
+
 def test_colours_belong_to_captions():
     assert caption_color("a red car") == caption_color("A  red car")
-    colors = {caption_color(f"thing {number}") for number in range(40)}
-    assert len(colors) == 40
-    assert all(max(color) - min(color) > 100 for color in colors)  # no greys
+    assert {caption_color(f"thing {number}") for number in range(100)} == set(PALETTE)
+
+
+def test_captions_of_one_picture_have_different_colours_while_there_are_any():
+    captions = [f"thing {number}" for number in range(len(PALETTE))]
+    assert len(set(region_colors(captions))) == len(PALETTE)
+    colors = region_colors([*captions, *captions])
+    assert colors[: len(captions)] == colors[len(captions) :]
+    many = region_colors([f"thing {number}" for number in range(4 * len(PALETTE))])
+    assert all(many.count(color) <= 8 for color in PALETTE)
+    assert region_colors(["a dog"]) == [caption_color("a dog")] and region_colors([]) == []
+
+
+def linear(colors):
+    values = np.asarray(colors) / 255
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def cielab(rgb):
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = np.clip(rgb, 0, 1) @ to_xyz.T / (0.95047, 1.0, 1.08883)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], -1)
+
+
+EYES = {  # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB
+    "normal": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+@pytest.mark.parametrize("eye", EYES)
+def test_every_eye_tells_the_colours_apart(eye):
+    seen = cielab(linear(PALETTE) @ np.array(EYES[eye]).T)
+    distances = np.linalg.norm(seen[:, None] - seen[None], axis=-1)[np.triu_indices(len(PALETTE), 1)]
+    assert distances.min() > 30  # about thirteen times what can just be told apart
+
+
+@pytest.mark.parametrize("color", PALETTE)
+def test_letters_stand_out_on_their_label(color):
+    light = [linear(each) @ (0.2126, 0.7152, 0.0722) + 0.05 for each in (color, ink(color))]
+    assert max(light) / min(light) >= 4.5  # WCAG AA
+    assert ink(color) in ((0, 0, 0), (255, 255, 255))
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [200, 640, 2000, 8000])
+@pytest.mark.parametrize("number", [1, 8, 40])
+def test_labels_do_not_cover_each_other(side, number):
+    scale = drawing._enlargement(side, side * 3 // 4)
+    width, height = round(side * scale), round(side * 3 // 4 * scale)
+    boxes = scattered(number, width, height)
+    texts = {i: ("a small brown dog by a tree", "cat 0.50", "traffic light 0.71")[i % 3] for i in boxes}
+    font, labels = lay_out(boxes, texts, (width, height))
+    assert len(labels) == number and not overlaps(labels).any()
+    assert width / 100 < font.size < width / 30  # as large on every screen
+    assert font.size >= drawing.SMALLEST_FONT
+
+
+def test_labels_of_equal_boxes_do_not_cover_each_other():
+    for number in (4, 12):
+        _, labels = lay_out(
+            dict.fromkeys(range(number), (200, 200, 500, 500)), dict.fromkeys(range(12), "one"), (800, 600)
+        )
+        assert len(labels) == number and not overlaps(labels).any()
+
+
+def test_a_label_stands_above_its_box_where_it_can_and_beside_small_ones_never_on_them():
+    boxes = {0: (100, 100, 300, 300), 1: (400, 300, 412, 312), 2: (600, 0, 700, 100)}
+    _, labels = lay_out(boxes, dict.fromkeys(boxes, "a dog"), (800, 600))
+    places = {label.number: label.place for label in labels}
+    assert places[0][0] == 100 and places[0][3] == 100
+    assert not drawing._overlaps(np.array([places[1]]), np.array([boxes[1]])).any()
+    assert places[2][1] >= 0
+
+
+def test_a_crowd_gets_smaller_letters_and_a_hopeless_one_is_drawn_all_the_same():
+    few, many = scattered(3, 800, 600), scattered(70, 800, 600)
+    sizes = [lay_out(b, dict.fromkeys(b, "a person in a suit 0.50"), (800, 600))[0].size for b in (few, many)]
+    assert sizes[0] > sizes[1] >= drawing.SMALLEST_FONT
+    assert len(lay_out(dict.fromkeys(range(90), (1, 1, 60, 60)), dict.fromkeys(range(90), "a dog"), (64, 64))[1]) == 90
+
+
+@pytest.mark.parametrize("size", [(768, 576), (64, 853), (2880, 64), (5000, 2), (64, 64)])
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (0.97, 0.97, 1, 1), (0.95, 0, 1, 0.1), (0, 0.9, 0.1, 1)])
+def test_labels_stay_inside_the_image(size, box):
+    box = tuple(value * (side - 1) for value, side in zip(box, size * 2))
+    _, (label,) = lay_out({0: box}, {0: "a caption that is long enough to be folded " * 3}, size)
+    x1, y1, x2, y2 = label.place
+    assert 0 <= x1 < x2 <= size[0] - 1 and 0 <= y1 < y2 <= size[1] - 1
+
+
+def test_a_label_apart_from_its_box_is_tied_to_it():
+    image, color = gray(800, 600), caption_color("a dog")
+    label = drawing.Label(0, ["a dog"], (500.0, 400.0, 560.0, 420.0))
+    drawing._draw_label(
+        drawing.ImageDraw.Draw(image), label, (100, 100, 200, 200), color, ImageFont.load_default(16), 3
+    )
+    x1, y1, *_ = bounds(image, color)
+    assert x1 <= 203 and y1 <= 203
 
 
 def test_small_images_are_enlarged_so_that_text_is_legible():
     drawn = draw_regions(gray(32, 16), [(4, 4, 20, 12)], ["dog"])
     assert drawn.size == (768, 384)
     x1, _, x2, y2 = bounds(drawn, caption_color("dog"))
-    assert (x1, x2, y2) == (96, 480, 288)
+    assert 96 <= x1 <= 97 and (x2, y2) == (480, 288)
     assert draw_regions(gray(5000, 2), [(10, 0, 4000, 1)], ["a line"]).size == (5000, 2)
-    assert max(draw_regions(gray(900, 3), [], []).size) == draw.MAX_SIDE
+    assert max(draw_regions(gray(900, 3), [], []).size) == drawing.MAX_SIDE
+    assert draw_regions(gray(1, 1), [(0, 0, 1, 1)], ["a dot"], [0.5]).size == (768, 768)
 
 
-@pytest.mark.parametrize("size", [(640, 480), (30, 400), (900, 20), (1, 1)])
-@pytest.mark.parametrize("box", [(0, 0, 1, 1), (0.97, 0.97, 1, 1), (0.95, 0, 1, 0.1), (0, 0.9, 0.1, 1), (-1, -1, 2, 2)])
-def test_labels_stay_inside_the_image(size, box, monkeypatch):
-    places = []
-    original = draw._draw_label
-    monkeypatch.setattr(draw, "_draw_label", lambda *a: places.append(original(*a)) or places[-1])
-    box = [value * side for value, side in zip(box, size * 2)]
-    drawn = draw_regions(gray(*size), [box], ["a caption that is long enough to be folded " * 3], [0.5])
-    (place,) = places
-    assert place[0] >= 0 and place[1] >= 0 and place[2] <= drawn.width - 1 and place[3] <= drawn.height - 1
-    assert place[2] > place[0] and place[3] > place[1]
-
-
-def test_labels_of_equal_boxes_do_not_cover_each_other(monkeypatch):
-    places = []
-    original = draw._draw_label
-    monkeypatch.setattr(draw, "_draw_label", lambda *a: places.append(original(*a)) or places[-1])
-    draw_regions(gray(800, 600), [(200, 200, 500, 500)] * 4, ["one", "two", "three", "four"])
-    assert len(places) == 4
-    assert not any(draw._overlap(a, b) for i, a in enumerate(places) for b in places[:i])
+# --- odd input --------------------------------------------------------------------------------------------------------
 
 
 def test_odd_boxes_are_cut_ordered_or_left_out():
     image = gray(800, 800)
     drawn = draw_regions(image, [(700.0, 500.0, 300.0, 900.0)], ["turned"])
     x1, _, x2, y2 = bounds(drawn, caption_color("turned"))
-    assert (x1, x2, y2) == (300, 700, 799)
+    assert 300 <= x1 <= 301 and (x2, y2) == (700, 799)
     for box in ((900, 900, 950, 950), (-50, -50, -1, -1), (float("nan"), 0, 5, 5), (0, 0, float("inf"), 5)):
         assert (np.asarray(draw_regions(image, [box], ["gone"])) == GROUND).all()
     assert (np.asarray(draw_regions(image, [(400, 400, 400, 400)], ["a point"])) != GROUND).any()
@@ -83,16 +190,16 @@ def test_captions_of_any_kind_are_drawn():
     boxes = [(10 * i, 10 * i, 10 * i + 300, 10 * i + 300) for i in range(len(captions))]
     drawn = draw_regions(gray(700, 700), boxes, captions, [0.1] * len(captions))
     assert (np.asarray(drawn) != GROUND).any()
-    assert draw._drawable("crème\nbrûlée") == "creme brulee"
+    assert drawing._drawable("crème\nbrûlée") == "creme brulee"
 
 
 def test_long_captions_are_folded_and_cut():
     font = ImageFont.load_default(size=16)
-    lines = draw._wrapped("a small brown dog near a tall green tree " * 5, font, 150)
+    lines = drawing._wrapped("a small brown dog near a tall green tree " * 5, font, 150)
     assert len(lines) == MAX_LINES and lines[-1].endswith("...")
     assert all(font.getlength(line) <= 150 for line in lines)
-    assert draw._wrapped("a dog", font, 150) == ["a dog"]
-    assert font.getlength(draw._wrapped("x" * 200, font, 150)[0]) <= 150
+    assert drawing._wrapped("a dog", font, 150) == ["a dog"]
+    assert font.getlength(drawing._wrapped("x" * 200, font, 150)[0]) <= 150
 
 
 def test_numbers_that_do_not_fit_together_are_refused():
@@ -103,12 +210,23 @@ def test_numbers_that_do_not_fit_together_are_refused():
 
 
 def test_every_format_that_is_offered_can_be_written_in_colour(tmp_path):
-    for suffix in filter(draw.drawable_suffix, draw.SUFFIXES):
+    for suffix in filter(drawable_suffix, SUFFIXES):
         gray(20, 10).save(tmp_path / f"out{suffix}")
         with Image.open(tmp_path / f"out{suffix}") as image:
             assert image.size == (20, 10)
-    assert draw.drawable_suffix(".PNG") and not draw.drawable_suffix(".psd") and not draw.drawable_suffix("")
+    assert drawable_suffix(".PNG") and not drawable_suffix(".psd") and not drawable_suffix("")
 
 
 def test_other_modes_become_rgb():
     assert draw_regions(Image.new("LA", (50, 50)), [(5, 5, 30, 30)], ["a dog"]).mode == "RGB"
+
+
+@pytest.mark.parametrize("key", ["captions", "labels"])
+def test_the_processor_draws_what_its_parsers_give(key):
+    regions = {"boxes": torch.tensor([[100.0, 100.0, 500.0, 500.0]]), key: ["a dog"], "scores": torch.tensor([0.5])}
+    image = gray(800, 600)
+    drawn = ArgusProcessor.draw_regions(None, np.asarray(image), regions)
+    assert drawn.tobytes() == draw_regions(image, [(100, 100, 500, 500)], ["a dog"], [0.5]).tobytes()
+    plain = ArgusProcessor.draw_regions(None, image, regions, with_scores=False)
+    assert plain.tobytes() == draw_regions(image, [(100, 100, 500, 500)], ["a dog"]).tobytes()
+    assert ArgusProcessor.region_colors(["a dog"]) == ["#" + bytes(caption_color("a dog")).hex()]
