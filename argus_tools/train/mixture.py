@@ -66,8 +66,7 @@ class Mixture:
     """Map-style: `len(mixture)` is `length`, `mixture[i]` a Sample.
 
     Args:
-        readers: map-style data sets of Samples. One whose attribute `may_flip` is true may be mirrored; one whose
-            `in_order` is true is not shuffled: its items are drawn anew anyway, or are in an order that is meant.
+        readers: map-style data sets of Samples; those of one whose attribute `may_flip` is true may be mirrored.
         weights: the share of each, above 0, in any unit.
         length: how many samples there are; sources are gone through again as often as that takes.
         seed: from 0 on.
@@ -114,14 +113,20 @@ class Mixture:
         return self.length
 
     def __getitem__(self, index: int) -> Sample:
-        source, item = self.locate(index)
+        return self.sample(index, *self.locate(index))
+
+    def sample(self, index: int, source: int, item: int) -> Sample:
+        """That item of that source as sample `index`: with what is drawn for this number."""
         rng = np.random.default_rng([self.seed, 2, index])
         sample = self.options.choose(self.readers[source][item], rng)
         sample = self.augmentation(sample, rng, bool(getattr(self.readers[source], "may_flip", False)))
         return self.options.order(sample, rng)
 
-    def locate(self, index: int) -> tuple[int, int]:
-        """(source, item of it) that sample `index` is made of. IndexError outside of the mixture."""
+    def locate(self, index: int, tried: int = 0) -> tuple[int, int]:
+        """(source, item of it) that sample `index` is made of. IndexError outside of the mixture.
+
+        tried: how many items were found not to be of use for it; others of the same source stand in.
+        """
         if not 0 <= index < self.length:
             raise IndexError(f"sample {index} of a mixture of {self.length}.")
         number, within = divmod(int(index), self.group)
@@ -131,9 +136,8 @@ class Mixture:
         source = int(sources[-1])
         drawn = int(self._before[block, source]) + int((sources[:-1] == source).sum())
         turn, place = divmod(drawn * self.group + within, self.sizes[source])
-        if getattr(self.readers[source], "in_order", False):
-            return source, place
-        return source, permuted(place, self.sizes[source], (self.seed, source, turn))
+        key = (self.seed, source, turn) + ((tried,) if tried else ())
+        return source, permuted(place, self.sizes[source], key)
 
 
 def permuted(place: int, size: int, key: tuple[int, ...]) -> int:

@@ -4,6 +4,7 @@
     OUT/start/                   the fresh model, where one is made
     OUT/STAGE/checkpoint-N/      transformers' own checkpoints; the same command goes on from the newest
     OUT/STAGE/last/, log.jsonl   a stage that is done: its weights, its losses
+    OUT/STAGE/bad_samples.jsonl  what could not be used, where there is such (`batches.py`)
     OUT/model/                   the trained model, for `from_pretrained` and `argus export`
 
 Under `accelerate launch` the processes share each step's batch. Optimizer states are torch files, which transformers
@@ -13,16 +14,19 @@ reads with `weights_only`; the weights are safetensors.
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from tqdm import tqdm
 from transformers import TrainingArguments
 
 from processing_argus import ArgusProcessor
 
 from .augment import Augmentation
+from .batches import BadSamples, Batches
 from .collate import Collator
 from .config import StageConfig, TrainConfig
 from .mixture import Mixture, RegionOptions
@@ -48,8 +52,7 @@ def run_config(
     fresh = config.model == "nano"
     folder = out / "start" if fresh else Path(config.model)
     # Nothing is written, and nothing deleted, before all of this is known to fit.
-    for stage in config.stages:
-        training_arguments(config, stage, out / stage.name, progress)
+    arguments = [training_arguments(config, stage, out / stage.name, progress) for stage in config.stages]
     processor = None if fresh else ArgusProcessor.from_pretrained(folder)
     with state.main_process_first():  # the others find what the first has cached
         mixtures = _mixtures(config)
@@ -65,10 +68,10 @@ def run_config(
     if config.data.box_format is not None:
         processor.box_format = config.data.box_format
     stop = None if minutes is None else StopAfter(minutes * 60)
-    for stage, samples in zip(config.stages, mixtures):
+    for stage, settings, samples in zip(config.stages, arguments, mixtures):
         done = out / stage.name / "last"
         if not done.is_dir():
-            if not _run_stage(config, stage, folder, processor, samples, stop, progress):
+            if not _run_stage(config, stage, settings, folder, processor, samples, stop):
                 return None
             if state.is_main_process:
                 shutil.rmtree(out / "model", ignore_errors=True)  # of fewer stages
@@ -106,11 +109,16 @@ def _load(config: TrainConfig, folder: Path) -> ArgusForTraining:
     return ArgusForTraining.from_pretrained(folder, dtype=torch.float32, **options)
 
 
-def _run_stage(config: TrainConfig, stage: StageConfig, folder: Path, processor, samples, stop, progress) -> bool:
+def _run_stage(
+    config: TrainConfig, stage: StageConfig, arguments: TrainingArguments, folder: Path, processor, samples, stop
+) -> bool:
     """Train one stage from the weights in `folder`; whether it came to its end."""
-    out = Path(config.output_dir) / stage.name
+    out, state = Path(config.output_dir) / stage.name, PartialState()
     data = config.data
-    arguments = training_arguments(config, stage, out, progress)
+    with state.main_process_first():
+        checkpoint = last_checkpoint(out)
+        step = 0 if checkpoint is None else int(checkpoint.rpartition("-")[2])
+        bad_samples = BadSamples(out / "bad_samples.jsonl", step, stage.batch_size, state.is_main_process)
     if config.tensorboard:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
     model = _load(config, folder)
@@ -128,14 +136,20 @@ def _run_stage(config: TrainConfig, stage: StageConfig, folder: Path, processor,
     trainer = ArgusTrainer(
         model=model,
         args=arguments,
-        train_dataset=samples,
-        data_collator=collator,
+        train_dataset=range(len(samples)),
+        data_collator=Batches(samples, collator, [each.name or each.reader for each in data.sources], data.bad_samples),
         callbacks=[stop] if stop else None,
         stage=stage,
+        muon=config.optimizer == "muon",
+        bad_samples=bad_samples,
     )
-    with PartialState().main_process_first():
-        checkpoint = last_checkpoint(out)
     trainer.train(resume_from_checkpoint=checkpoint)
+    if bad_samples.count and state.is_main_process:
+        tqdm.write(
+            f"stage {stage.name!r}: {bad_samples.count} items could not be used, and others stood in for them; "
+            f"{bad_samples.file} lists them.",
+            file=sys.stderr,
+        )
     if trainer.state.global_step < stage.steps:
         return False
     model = trainer.accelerator.unwrap_model(trainer.model)

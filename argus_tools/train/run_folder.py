@@ -5,7 +5,7 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from .config import TrainConfig, is_stage_name
+from .config import TrainConfig, is_stage_name, parse_config
 from .saving import write_json
 
 # What may differ between a run and the command that goes on with it.
@@ -56,7 +56,8 @@ def _read(file: Path) -> dict:
 
 
 def _compare(before: dict, now: dict, out: Path) -> None:
-    now = dict(now)
+    # A run of before a setting was there has its default.
+    before, now = (_compared(raw) for raw in (asdict(parse_config(before, str(out / "run.json"))), now))
     begun = {stage["name"] for stage in now["stages"] if (out / stage["name"]).is_dir()}
     same = [[_fixed(stage, out) for stage in one["stages"] if stage["name"] in begun] for one in (before, now)]
     differ = [key for key in now if key not in (*FREE, "stages") and before.get(key) != now[key]]
@@ -67,6 +68,13 @@ def _compare(before: dict, now: dict, out: Path) -> None:
             f"{out} holds a run with other settings ({', '.join(differ)} differ): give another output_dir, or "
             "--restart to delete it."
         )
+
+
+def _compared(raw: dict) -> dict:
+    """As JSON has it, without `data.bad_samples`: what one process stops at, the next may go past."""
+    raw = json.loads(json.dumps(raw))
+    del raw["data"]["bad_samples"]
+    return raw
 
 
 def _fixed(stage: dict, out: Path) -> dict:

@@ -3,16 +3,19 @@ the mixture's order, the schedules of a stage, and both losses in the log."""
 
 import math
 import time
+from itertools import islice
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from .batches import BadSamples
 from .collate import IGNORED
 from .config import PARTS, StageConfig
+from .muon import MuonAdamW
 
 PREFIXES = {"vision": "model.vision_model.", "connector": "model.connector.", "text": ("model.text_model.", "lm_head.")}
 
@@ -47,10 +50,14 @@ def rate_at(stage: StageConfig, step: int) -> float:
 
 
 class ArgusTrainer(Trainer):
-    """A Trainer of one stage. `model` is an ArgusForTraining, `train_dataset` in the order that it is to be seen in."""
+    """A Trainer of one stage. `model` is an ArgusForTraining, `train_dataset` in the order that it is to be seen in.
 
-    def __init__(self, *args: Any, stage: StageConfig, **kwargs: Any):
-        self.stage = stage
+    bad_samples: is told what `Batches`, the collate function, could not use.
+    muon: step the layers' matrices by Muon, all else by AdamW. ValueError under FSDP, which shards them.
+    """
+
+    def __init__(self, *args: Any, stage: StageConfig, bad_samples: BadSamples, muon: bool = False, **kwargs: Any):
+        self.stage, self.bad_samples, self.muon = stage, bad_samples, muon
         self._seen: dict[str, list[torch.Tensor]] = {}
         self._num_names: torch.Tensor | None = None
         super().__init__(*args, **kwargs)
@@ -62,19 +69,22 @@ class ArgusTrainer(Trainer):
         return SequentialSampler(self.train_dataset)  # the mixture is shuffled; what is done is skipped by number
 
     def create_optimizer(self, *args):
-        """AdamW in one group for each part and for matrices and vectors, which alone are not decayed."""
+        """A group for each part and for what is not decayed (vectors) or, with Muon, stepped by it (inner matrices)."""
         if self.optimizer is None:
             model = args[0] if args and args[0] is not None else self.model
+            inner = _matrices_of_layers(model) if self.muon else set()
             groups = []
             for part, rate in self.stage.learning_rate.items():
                 own = [
                     p for name, p in model.named_parameters() if part_of(_plain_name(name)) == part and p.requires_grad
                 ]
-                matrices, vectors = [p for p in own if p.ndim >= 2], [p for p in own if p.ndim < 2]
-                groups.append({"params": matrices, "lr": rate, "weight_decay": self.args.weight_decay})
-                groups.append({"params": vectors, "lr": rate, "weight_decay": 0.0})
+                decayed = {"lr": rate, "weight_decay": self.args.weight_decay}
+                groups.append({"params": [p for p in own if p.ndim >= 2 and id(p) not in inner], **decayed})
+                groups.append({"params": [p for p in own if p.ndim < 2], "lr": rate, "weight_decay": 0.0})
+                groups.append({"params": [p for p in own if id(p) in inner], **decayed, "muon": True})
+            groups = [group for group in groups if group["params"]]
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
+            self.optimizer = (MuonAdamW if self.muon else optimizer_class)(groups, **options)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
@@ -83,13 +93,24 @@ class ArgusTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def get_batch_samples(self, *args):
-        """Batches of a step, and what their losses are divided by: over all of them, in every process."""
-        batches, _ = super().get_batch_samples(*args)
+    def get_batch_samples(self, epoch_iterator, num_batches, *args):
+        """Batches of a step, and what their losses are divided by: over all of them, in every process.
+
+        Raises ValueError, in every process, where one could make no batch or too many samples cannot be used.
+        """
+        batches = list(islice(epoch_iterator, num_batches))  # the Trainer's own method would count the labels, too
+        failed = [b["failed"] for b in batches if "failed" in b]
+        met = [each for b in batches for each in b.pop("bad_samples", ())]
+        batches = [b for b in batches if "failed" not in b]
         labels = [b["label_weights"].sum() if "label_weights" in b else (b["labels"] != IGNORED).sum() for b in batches]
         names = [(b["names"] != IGNORED).sum() for b in batches if "names" in b]
-        totals = torch.stack([sum(labels, torch.zeros(())).float().cpu(), sum(names, torch.zeros(())).float().cpu()])
+        counts = (sum(labels), sum(names), len(failed) + len(met))
+        totals = torch.stack([torch.as_tensor(count).float().cpu() for count in counts])
         totals = self.accelerator.gather(totals.to(self.args.device).unsqueeze(0)).sum(0)
+        if totals[2]:
+            self.bad_samples.add(gather_object(met), self.state.global_step + 1)
+            if failed := gather_object(failed):
+                raise ValueError(failed[0])
         self._num_names = totals[1].clamp(min=1)
         if not self.stage.answer_weight and not totals[1]:
             raise ValueError(
@@ -108,11 +129,25 @@ class ArgusTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """The Trainer's line, and the mean of each loss since the last one (of this process's batches)."""
+        """The Trainer's line, the mean of each loss since the last one (of this process's batches), `bad_samples`.
+
+        A run that was killed goes on from a checkpoint: its next line is of the steps since that, though the line
+        before may be of earlier ones, where save_every is no multiple of log_every.
+        """
         if "loss" in logs:
             logs |= {name: torch.stack(values).mean().item() for name, values in self._seen.items()}
+            logs["bad_samples"] = self.bad_samples.count
             self._seen = {}
         super().log(logs, *args, **kwargs)
+
+
+def _matrices_of_layers(model: torch.nn.Module) -> set[int]:
+    """The ids of the weights of linear layers, without the embeddings that the output head shares."""
+    outer = model.get_output_embeddings().weight
+    weights = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m.weight is not outer]
+    if any(hasattr(weight, "full_tensor") for weight in weights):
+        raise ValueError("optimizer: muon needs whole matrices, which FSDP shards: train with DDP, or with adamw.")
+    return {id(weight) for weight in weights}
 
 
 def _plain_name(name: str) -> str:
@@ -143,5 +178,6 @@ class StopAfter(TrainerCallback):
         if args.world_size > 1:  # one clock for all, or one would save while another steps on
             broadcast_object_list(over)
         if over[0] and state.global_step < state.max_steps:
-            control.should_save = control.should_training_stop = True
+            # Logged as well: the first line behind the checkpoint is of the steps since it.
+            control.should_log = control.should_save = control.should_training_stop = True
         return control

@@ -1,6 +1,6 @@
 """One process of test_distributed.py: trains squares as `argus train` would, sharded or not, and says what it lost.
 
-torchrun --nproc-per-node 2 tests/train/run_processes.py CONFIG.json [fsdp]
+torchrun --nproc-per-node 2 tests/train/run_processes.py CONFIG.json [fsdp] [stop]    # stop: after a step, to go on
 """
 
 import json
@@ -40,4 +40,5 @@ from argus_tools.train.run import run_config
 
 if __name__ == "__main__":
     readers.READERS["squares"] = Squares
-    run_config(parse_config(json.loads(Path(sys.argv[1]).read_text())), progress=False)
+    config = parse_config(json.loads(Path(sys.argv[1]).read_text()))
+    run_config(config, minutes=1e-9 if "stop" in sys.argv else None, progress=False)

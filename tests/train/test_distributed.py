@@ -23,8 +23,12 @@ def settings(out):
     return {
         "output_dir": str(out),
         "nano": NANO,
-        # One conversation in three is of text alone, so that a process has batches without an image.
-        "data": {"answer_weighting": "root", "sources": [{"reader": "squares", "weight": 1, "text_every": 3}]},
+        # Every third item is of text alone, so that a process has batches without an image; every seventh has an image
+        # that cannot be read, so that one process goes past it while the other has nothing to go past.
+        "data": {
+            "answer_weighting": "root",
+            "sources": [{"reader": "squares", "weight": 1, "text_every": 3, "broken_every": 7}],
+        },
         "stages": [
             {"name": "naming", "steps": 1, "naming_weight": 1.0, "answer_weight": 0.0, **stage},
             {"name": "all", "steps": 3, "naming_weight": 0.5, **stage},
@@ -42,7 +46,7 @@ def losses(folder):
 
 
 def run(folder, processes, *arguments):
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     config = folder / "config.json"
     config.write_text(json.dumps(settings(folder / "run")))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
@@ -65,12 +69,20 @@ def alone(tmp_path_factory):
     return run(tmp_path_factory.mktemp("alone") / "one", 1)
 
 
+@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+def together(request, tmp_path_factory):
+    """(arguments of run_processes.py, the folder that two processes left)."""
+    arguments = ["fsdp"] if request.param == "fsdp" else []
+    return arguments, run(tmp_path_factory.mktemp("together") / request.param, 2, *arguments)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_processes_lose_what_one_loses(tmp_path, alone, kind):
+def test_two_processes_lose_what_one_loses(alone, together):
     """fp32, sums in other orders: losses within 1e-4; weights within half a step of Adam, where gradients are noise."""
-    folder = run(tmp_path / kind, 2, *(["fsdp"] if kind == "fsdp" else []))
+    folder = together[1]
     assert losses(folder) == pytest.approx(losses(alone), rel=1e-4)
+    bad = [(path / "all" / "bad_samples.jsonl").read_text() for path in (alone, folder)]
+    assert bad[0] == bad[1] and "cannot be used" in bad[0]
     one, two = (load_file(path / "model" / "model.safetensors") for path in (alone, folder))
     assert one.keys() == two.keys()
     for name in one:
@@ -78,6 +90,23 @@ def test_two_processes_lose_what_one_loses(tmp_path, alone, kind):
     model = AutoModelForImageTextToText.from_pretrained(folder / "model")  # a normal folder, tied head and all
     assert model.lm_head.weight is model.get_input_embeddings().weight
     assert not [p.name for p in (folder / "model").iterdir() if p.suffix in {".bin", ".pt", ".distcp"}]
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_bitwise(tmp_path, together):
+    """Stopped after a step of the second stage, with a checkpoint that FSDP has sharded, and begun again."""
+    arguments, whole = together
+    folder = run(tmp_path / "parted", 2, *arguments, "stop")
+    checkpoint = folder / "all" / "checkpoint-1"
+    sharded = {path.parent.name for path in checkpoint.rglob("*.distcp")}
+    assert sharded == ({"pytorch_model_fsdp_0", "optimizer_0"} if arguments else set())
+    assert checkpoint.is_dir() and not (folder / "model").exists()
+    run(tmp_path / "parted", 2, *arguments)
+    assert losses(folder) == losses(whole) and len(losses(folder)) == 4
+    one, two = (load_file(path / "model" / "model.safetensors") for path in (whole, folder))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    bad = [(path / "all" / "bad_samples.jsonl").read_text() for path in (whole, folder)]
+    assert bad[0] == bad[1]
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])

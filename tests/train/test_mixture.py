@@ -77,12 +77,15 @@ def test_any_weights_draw_every_item_of_a_turn(weights, seed, length):
             assert len(set(turn)) == len(turn)
 
 
-def test_a_source_in_order_stays_in_order():
-    ordered = Numbers("a", 100)
-    ordered.in_order = True
-    mixture = Mixture([ordered, Numbers("b", 30)], [1, 1], 500)
-    items = [item for source, item in drawn(mixture) if source == 0]
-    assert items == [i % 100 for i in range(len(items))]
+def test_another_item_of_the_same_source_stands_in():
+    mixture = Mixture([Numbers("a", 100), Numbers("b", 30)], [1, 1], 200, seed=3)
+    first, second = ([mixture.locate(i, tried) for i in range(200)] for tried in (1, 2))
+    assert [source for source, _ in first] == [source for source, _ in second] == [s for s, _ in drawn(mixture)]
+    for others in (first, second):
+        same = sum(one == other for one, other in zip(others, drawn(mixture)))
+        assert same < 20  # by chance: one in a hundred, one in thirty
+        assert len(set(others)) > 60
+    assert str(mixture.sample(7, *mixture.locate(7))) == str(mixture[7])
 
 
 def test_samples_depend_on_seed_and_number_alone():

@@ -1,5 +1,7 @@
 """What the training tests share: samples made of coloured squares, and a tiny nano to train on them."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from argus_tools.train.samples import Region, Sample, Turn
@@ -43,10 +45,14 @@ def square_sample(index: int, side: int = 32, conversations: int = 3) -> Sample:
 
 
 class Squares:
-    """A reader of squares: `count` of them, each with so many conversations; every n-th is of text alone (0: none)."""
+    """A reader of squares: `count` of them, each with so many conversations.
 
-    def __init__(self, count: int = 64, conversations: int = 3, text_every: int = 0):
-        self.count, self.conversations, self.text_every = count, conversations, text_every
+    text_every, broken_every: each n-th is of text alone, has an image that cannot be read (0: none).
+    """
+
+    def __init__(self, count: int = 64, conversations: int = 3, text_every: int = 0, broken_every: int = 0):
+        self.count, self.conversations = count, conversations
+        self.text_every, self.broken_every = text_every, broken_every
 
     def __len__(self) -> int:
         return self.count
@@ -54,4 +60,6 @@ class Squares:
     def __getitem__(self, index: int) -> Sample:
         if self.text_every and index % self.text_every == 0:
             return Sample((), ((Turn("Is there an image?", "No."),),), source=f"text {index}")
-        return square_sample(index, conversations=self.conversations)
+        sample = square_sample(index, conversations=self.conversations)
+        broken = self.broken_every and index % self.broken_every == 0
+        return replace(sample, images=(b"no image",)) if broken else sample

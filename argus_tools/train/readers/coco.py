@@ -16,7 +16,18 @@ import numpy as np
 from modeling_argus.tasks_argus import TASK_PROMPTS
 
 from .json_stream import iterate_json
-from .reading import Reader, check_size, clamp_box, get, get_box, import_datasets, one_turn, regions_of, shorten
+from .reading import (
+    Reader,
+    box_features,
+    check_size,
+    clamp_box,
+    get,
+    get_box,
+    import_datasets,
+    one_turn,
+    regions_of,
+    shorten,
+)
 
 
 @dataclass(eq=False)
@@ -101,14 +112,7 @@ class COCOInstances(Reader):
             raise ValueError(f"{self._who()}: dense and detection are both off, so nothing is left.")
 
     def features(self):
-        value = import_datasets().Value
-        return {
-            "width": value("int32"),
-            "height": value("int32"),
-            "boxes": [value("float32")],
-            "captions": [value("string")],
-            "crowds": [value("string")],
-        }
+        return {**box_features(), "crowds": [import_datasets().Value("string")]}
 
     def phrase(self, category: str) -> str:
         """A category's name as a caption."""

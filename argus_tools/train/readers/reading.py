@@ -276,6 +276,17 @@ def upright_size(path: Path, where: str) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
+def box_features() -> dict[str, Any]:
+    """Columns of an image's size, its boxes, flat, and a caption for each; see `regions_of`."""
+    value = import_datasets().Value
+    return {
+        "width": value("int32"),
+        "height": value("int32"),
+        "boxes": [value("float32")],
+        "captions": [value("string")],
+    }
+
+
 def regions_of(boxes: list[float], captions: list[str]) -> tuple[Region, ...]:
     """Flat x1, y1, x2, y2, x1, ... and as many captions as boxes -> regions."""
     return tuple(Region(tuple(boxes[4 * i : 4 * i + 4]), caption) for i, caption in enumerate(captions))

@@ -15,11 +15,11 @@ from .json_stream import iterate_json
 from .reading import (
     PathLike,
     Reader,
+    box_features,
     check_size,
     clamp_box,
     get,
     get_box,
-    import_datasets,
     one_turn,
     regions_of,
 )
@@ -60,13 +60,7 @@ class VisualGenome(Reader):
         super().__post_init__()
 
     def features(self):
-        value = import_datasets().Value
-        return {
-            "width": value("int32"),
-            "height": value("int32"),
-            "boxes": [value("float32")],
-            "captions": [value("string")],
-        }
+        return box_features()
 
     def sources(self):
         return [self.path, self.image_data, *([self.splits] if self.splits else [])]
