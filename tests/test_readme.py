@@ -1,36 +1,22 @@
 """What README and the cards show is run: snippets as a stranger would, command lines by the parser they address."""
 
 import re
-import shlex
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from markdown_pages import ROOT, argus_commands, blocks
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "hub"))
 
-from isolation import run_isolated  # noqa: E402
+from isolation import run_isolated
 
-from argus_tools.export import export  # noqa: E402
-from argus_tools.paths import default_model_path  # noqa: E402
+from argus_tools.export import export
+from argus_tools.paths import default_model_path
 
 CARDS = sorted(ROOT.glob("hub_cards/*/README.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *CARDS]
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
-
-
-def commands(page: Path) -> list[list[str]]:
-    """The arguments of each `argus` call in the page's shell blocks."""
-    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
-    calls = [part for line in lines for part in line.split("&&")]
-    words = [shlex.split(call, comments=True) for call in calls]
-    return [w[1:] for w in words if w and w[0].split("/")[-1] == "argus"]
 
 
 def test_readme_snippets_run_as_shown(tmp_path):
@@ -52,12 +38,17 @@ def test_readme_snippets_run_as_shown(tmp_path):
 def test_command_lines_are_understood(page):
     from argus_tools.cli import build_parser
 
-    for arguments in commands(page):
+    for arguments in argus_commands(page):
         build_parser().parse_args(arguments)  # SystemExit, with the parser's message, where it is not
 
 
 def test_readme_has_command_lines():
-    assert {arguments[0] for arguments in commands(ROOT / "README.md")} >= {"dense-caption", "convert", "ask", "export"}
+    assert {arguments[0] for arguments in argus_commands(ROOT / "README.md")} >= {
+        "dense-caption",
+        "convert",
+        "ask",
+        "export",
+    }
 
 
 @pytest.mark.parametrize("page", CARDS, ids=lambda page: page.parent.name)
