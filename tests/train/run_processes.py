@@ -1,8 +1,11 @@
 """One process of test_distributed.py: trains squares as `argus train` would, sharded or not, and says what it lost.
 
-torchrun --nproc-per-node 2 tests/train/run_processes.py CONFIG.json [fsdp] [stop]    # stop: after a step, to go on
+torchrun --nproc-per-node 2 tests/train/run_processes.py CONFIG.json [fsdp] [parted]
+
+parted: then once more beside it, in a folder of that name, stopped after a step of the second stage and gone on with.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -41,4 +44,13 @@ from argus_tools.train.run import run_config
 if __name__ == "__main__":
     readers.READERS["squares"] = Squares
     config = parse_config(json.loads(Path(sys.argv[1]).read_text()))
-    run_config(config, minutes=1e-9 if "stop" in sys.argv else None, progress=False)
+    run_config(config, progress=False)
+    if "parted" in sys.argv:
+        parted = dataclasses.replace(config, output_dir=str(Path(config.output_dir).with_name("parted")))
+        assert run_config(parted, minutes=1e-9, progress=False) is None
+        checkpoint = Path(parted.output_dir) / "all" / "checkpoint-1"
+        sharded = {file.parent.name for file in checkpoint.rglob("*.distcp")}
+        assert checkpoint.is_dir() and sharded == (
+            {"pytorch_model_fsdp_0", "optimizer_0"} if "fsdp" in sys.argv else set()
+        )
+        run_config(parted, progress=False)

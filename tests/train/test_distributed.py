@@ -45,8 +45,12 @@ def losses(folder):
     return [line["loss"] for line in map(json.loads, text.splitlines()) if "loss" in line]
 
 
+def bad_samples(folder):
+    return (folder / "all" / "bad_samples.jsonl").read_text()
+
+
 def run(folder, processes, *arguments):
-    folder.mkdir(exist_ok=True)
+    folder.mkdir()
     config = folder / "config.json"
     config.write_text(json.dumps(settings(folder / "run")))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
@@ -71,18 +75,17 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["ddp", "fsdp"])
 def together(request, tmp_path_factory):
-    """(arguments of run_processes.py, the folder that two processes left)."""
+    """The folder that two processes left; "parted" beside it is of the same run with an interruption."""
     arguments = ["fsdp"] if request.param == "fsdp" else []
-    return arguments, run(tmp_path_factory.mktemp("together") / request.param, 2, *arguments)
+    return run(tmp_path_factory.mktemp("together") / request.param, 2, "parted", *arguments)
 
 
 @pytest.mark.slow
 def test_two_processes_lose_what_one_loses(alone, together):
     """fp32, sums in other orders: losses within 1e-4; weights within half a step of Adam, where gradients are noise."""
-    folder = together[1]
+    folder = together
     assert losses(folder) == pytest.approx(losses(alone), rel=1e-4)
-    bad = [(path / "all" / "bad_samples.jsonl").read_text() for path in (alone, folder)]
-    assert bad[0] == bad[1] and "cannot be used" in bad[0]
+    assert bad_samples(folder) == bad_samples(alone) and "cannot be used" in bad_samples(alone)
     one, two = (load_file(path / "model" / "model.safetensors") for path in (alone, folder))
     assert one.keys() == two.keys()
     for name in one:
@@ -93,20 +96,13 @@ def test_two_processes_lose_what_one_loses(alone, together):
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_bitwise(tmp_path, together):
-    """Stopped after a step of the second stage, with a checkpoint that FSDP has sharded, and begun again."""
-    arguments, whole = together
-    folder = run(tmp_path / "parted", 2, *arguments, "stop")
-    checkpoint = folder / "all" / "checkpoint-1"
-    sharded = {path.parent.name for path in checkpoint.rglob("*.distcp")}
-    assert sharded == ({"pytorch_model_fsdp_0", "optimizer_0"} if arguments else set())
-    assert checkpoint.is_dir() and not (folder / "model").exists()
-    run(tmp_path / "parted", 2, *arguments)
-    assert losses(folder) == losses(whole) and len(losses(folder)) == 4
-    one, two = (load_file(path / "model" / "model.safetensors") for path in (whole, folder))
+def test_two_processes_go_on_bitwise(together):
+    """From a checkpoint that FSDP has sharded, as from DDP's: the losses, the weights and the bad samples."""
+    parted = together.with_name("parted")
+    assert losses(parted) == losses(together) and len(losses(parted)) == 4
+    assert bad_samples(parted) == bad_samples(together)
+    one, two = (load_file(path / "model" / "model.safetensors") for path in (together, parted))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-    bad = [(path / "all" / "bad_samples.jsonl").read_text() for path in (whole, folder)]
-    assert bad[0] == bad[1]
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])
