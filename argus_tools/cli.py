@@ -240,12 +240,15 @@ def _add_checkpoints(commands) -> None:
     )
     command.add_argument("--model", help="a checkpoint folder (default: argus-nano, which ships with argus)")
     command.add_argument("--force", action="store_true", help="replace an earlier export")
-    _add_writing(command, _run_export)
+    command.add_argument(
+        "--push", metavar="OWNER/NAME", help="upload the folder to this repository of the hub, which has to exist"
+    )
+    _add_writing(command, _run_export, required=False)
 
 
-def _add_writing(command, run) -> None:
+def _add_writing(command, run, required: bool = True) -> None:
     command.set_defaults(run=run)
-    command.add_argument("--out", required=True, metavar="DIR", help="the folder to write, whole or not at all")
+    command.add_argument("--out", required=required, metavar="DIR", help="the folder to write, whole or not at all")
     command.add_argument("--json", action="store_true", help="say what was written as one JSON object")
 
 

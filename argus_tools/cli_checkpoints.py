@@ -3,6 +3,8 @@
 import os
 import re
 import sys
+import tempfile
+from pathlib import Path
 
 from . import cli_models
 from .cli_support import CommandError, json_line, one_line, progress_bar, quiet_transformers
@@ -70,16 +72,31 @@ def run_bootstrap(arguments) -> None:
 
 
 def run_export(arguments) -> None:
-    """`argus export --out DIR`; needs neither torch nor transformers."""
+    """`argus export --out DIR`, `--push REPO` or both; needs neither torch nor transformers."""
     from .export import export
+    from .push import check_push, push
 
+    if arguments.out is None and arguments.push is None:
+        raise CommandError(
+            "export needs a folder to write (--out DIR), a repository to upload to (--push REPO), or both"
+        )
+    if arguments.push is not None:
+        check_push(arguments.push)
     model = cli_models.model_folder(arguments.model)
-    path = export(model, _out(arguments), force=arguments.force, progress=sys.stderr.isatty())
-    files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    with tempfile.TemporaryDirectory() as scratch:
+        # The card of a folder without one is named after it.
+        name = "argus" if arguments.push is None else arguments.push.split("/")[1]
+        out = Path(scratch) / name if arguments.out is None else _out(arguments)
+        path = export(model, out, force=arguments.force, progress=sys.stderr.isatty())
+        files = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+        if arguments.out is not None and not arguments.json:
+            print(f"{path}: {len(files)} files, ready for a hub repository")
+        commit = push(path, arguments.push) if arguments.push is not None else None
     if arguments.json:
-        print(json_line({"out": str(path), "files": files}))
-    else:
-        print(f"{path}: {len(files)} files, ready for a hub repository")
+        fields = {"out": None if arguments.out is None else str(path), "files": files}
+        print(json_line(fields | ({} if commit is None else {"pushed": arguments.push, "commit": commit})))
+    elif commit is not None:
+        print(f"{arguments.push}: {len(files)} files uploaded, {commit}")
 
 
 def with_options(message: str) -> str:
