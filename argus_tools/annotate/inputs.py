@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from ..cli_support import CommandError
+from ..cli_support import CommandError, one_line
 from .items import Item, has_image_suffix, kind_of_file, shown_name
 from .tables import NoImageColumn, image_column, is_dataset_folder, open_table
 from .tars import tar_items
@@ -19,8 +19,7 @@ UNDERSTOOD = (
     "image files, folders, WebDataset tars, Parquet files with a column of images, folders of `datasets` "
     "(save_to_disk), text files with one of these or a URL a line, http(s) URLs, and globs and {000..099} of names"
 )
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
 
 def list_items(inputs: list[str], column: str | None = None, leave_out: str | None = None) -> list[Item]:
@@ -69,16 +68,16 @@ def expand(typed: str) -> list[str]:
 
 
 def _braces(name: str) -> list[str]:
-    if match := _RANGE.search(name):
-        first, last = match.groups()
+    if not (match := _BRACES.search(name)):
+        return [name]
+    first, last, choices = match.groups()
+    if choices is not None:
+        values = choices.split(",")
+    else:
         if int(last) - int(first) >= 1_000_000:
             raise CommandError(f"{name}: more than a million names")
         width = len(first) if first.startswith("0") else 0
         values = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
-    elif match := _CHOICE.search(name):
-        values = match.group(1).split(",")
-    else:
-        return [name]
     return [each for value in values for each in _braces(name[: match.start()] + value + name[match.end() :])]
 
 
@@ -118,13 +117,14 @@ class _Listing:
             if (real := os.path.realpath(folder)) in visited:
                 return
             visited.add(real)
-            if is_dataset_folder(folder):
-                yield from self.table(folder, typed=folder == top)
-                return
             try:
+                is_dataset = is_dataset_folder(folder)
                 entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
             except OSError as error:
                 failed.append(Item(shown_name(folder), shown_name(folder), "error", folder, error=_reason(error)))
+                return
+            if is_dataset:
+                yield from self.table(folder, typed=folder == top)
                 return
             for entry in entries:
                 if entry.name.startswith("."):
@@ -170,8 +170,8 @@ class _Listing:
                 raise
             self.others[".parquet"] += 1
             return
-        except ValueError as error:
-            yield Item(name, name, "error", path, error=str(error))
+        except (ValueError, OSError) as error:  # damaged pages are either, as pyarrow tells of them
+            yield Item(name, name, "error", path, error=one_line(error))
             return
         for split in columns:
             prefix = f"{name}/{split}" if split else name

@@ -75,7 +75,7 @@ def kind_of_file(path: str) -> str:
         return "parquet"
     if looks_like_image(head) or suffix in IMAGE_SUFFIXES:
         return "image"
-    if suffix in (".tar", ".tgz") or tarfile.is_tarfile(path):
+    if suffix in (".tar", ".tgz") or (head.strip(b"\0") and tarfile.is_tarfile(path)):  # zeros are an empty tar too
         return "tar"
     try:
         text = head[:-4].decode("utf-8") if len(head) == 4096 else head.decode("utf-8")  # not cut within a letter

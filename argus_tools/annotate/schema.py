@@ -69,7 +69,12 @@ def row(prepared, task: str, answer: dict | None) -> dict:
         "error": prepared.error,
         **(answer or {}),
     }
-    return {name: values.get(name) for name in columns(task)}
+    return {name: _clean(values.get(name)) for name in columns(task)}
+
+
+def _clean(value):
+    """Text that UTF-8 can hold: names of files and JSON may have halves of surrogate pairs."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
 def plain_regions(regions: dict, text_column: str) -> dict:

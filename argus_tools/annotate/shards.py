@@ -49,11 +49,11 @@ class ShardWriter:
         self.journal = folder / f"journal-{self.name}.jsonl"
         self.done: set[str] = set()
         self.failed: set[str] = set()
-        self._numbers = [-1]
+        self._next = 0
         for path in part_files(folder):
             self._count(read_columns(path, ["id", "error"]))
             if f"-{self.name}-" in path.name:
-                self._numbers.append(int(_PART.fullmatch(path.name).group(3)))
+                self._next = max(self._next, int(_PART.fullmatch(path.name).group(3)) + 1)
         self._rows = self._read_journal()
         self._count(self._rows)
         for leftover in folder.glob(f".annotations-{self.name}-*"):
@@ -63,24 +63,29 @@ class ShardWriter:
         """Keeps rows; they are on the disk when this returns. Rows that are there already are left out."""
         rows = [row for row in rows if row["id"] not in self.done]
         with self._writing(self.journal), open(self.journal, "ab") as file:
-            file.write("".join(json_row(row) + "\n" for row in rows).encode("utf-8"))
+            file.write(_lines(rows))
             file.flush()
             os.fsync(file.fileno())
         self._rows += rows
         self._count(rows)
-        if len(self._rows) >= self.rows_per_file:
-            self.finish()
+        while len(self._rows) >= self.rows_per_file:
+            self._move()
 
     def finish(self) -> None:
-        """Moves what the journal holds to a finished file."""
+        """Moves all that the journal holds to finished files."""
         while self._rows:
-            rows = self._rows[: self.rows_per_file]
-            path = self.folder / f"annotations-{self.name}-{self._numbers[-1] + 1:06d}.{self.file_format}"
-            with self._writing(path):
-                write_whole(path, lambda temporary, rows=rows: self._write(temporary, rows))
-            self._numbers.append(self._numbers[-1] + 1)
-            self._rows = self._rows[self.rows_per_file :]
+            self._move()
         self.journal.unlink(missing_ok=True)
+
+    def _move(self) -> None:
+        """The first rows of the journal become a finished file; then the journal is what is left."""
+        rows, rest = self._rows[: self.rows_per_file], self._rows[self.rows_per_file :]
+        path = self.folder / f"annotations-{self.name}-{self._next:06d}.{self.file_format}"
+        with self._writing(path):
+            write_whole(path, lambda temporary: self._write(temporary, rows))
+        self._rows, self._next = rest, self._next + 1
+        with self._writing(self.journal):
+            write_whole(self.journal, lambda temporary: temporary.write_bytes(_lines(rest)))
 
     def _count(self, rows: list[dict]) -> None:
         self.done.update(row["id"] for row in rows)
@@ -92,7 +97,7 @@ class ShardWriter:
             table = pyarrow.Table.from_pylist(rows, schema=arrow_schema(self.task, self.about))
             pyarrow.parquet.write_table(table, path, compression="zstd")
         else:
-            path.write_bytes("".join(json_row(row) + "\n" for row in rows).encode("utf-8"))
+            path.write_bytes(_lines(rows))
 
     def _read_journal(self) -> list[dict]:
         """Rows that are in no finished file; cuts off a half-written line."""
@@ -117,9 +122,9 @@ class ShardWriter:
             raise CommandError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def json_row(row: dict) -> str:
-    """A row as a line of JSONL, without its end."""
-    return json.dumps(row, ensure_ascii=False, allow_nan=False)
+def _lines(rows: list[dict]) -> bytes:
+    """JSONL."""
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode("utf-8")
 
 
 def part_files(folder: Path) -> list[Path]:

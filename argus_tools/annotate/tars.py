@@ -8,6 +8,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 
+from ..cli_support import one_line
 from .items import Item, has_image_suffix, looks_like_image
 
 SIDECARS = ("json", "txt", "cls", "caption")
@@ -30,10 +31,10 @@ def tar_items(path: str, name: str) -> Iterator[Item]:
                 sample.append((number, member, _content(tar, member, packed)))
                 count += 1
         yield from _sample_items(path, name, key, sample, packed, seen)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:  # zlib's and lzma's errors are among these
+    except Exception as error:  # tarfile's, zlib's, bz2's and lzma's errors are many kinds
         if sample:
             yield from _sample_items(path, name, key, sample, packed, seen)
-        reason = f"the tar cannot be read behind its first {count} files: {error}"
+        reason = f"the tar cannot be read behind its first {count} files: {one_line(error)}"
         yield Item(f"{name}/#damaged", name, "error", path, error=reason)
 
 

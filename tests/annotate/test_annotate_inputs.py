@@ -1,0 +1,252 @@
+"""What inputs are understood, told by content, and which ids, keys and metadata their images get."""
+
+import io
+import json
+import os
+import tarfile
+
+import pytest
+from PIL import Image
+
+from argus_tools.annotate.feeding import tasks
+from argus_tools.annotate.inputs import expand, list_items
+from argus_tools.annotate.items import in_shard, kind_of_file
+from argus_tools.annotate.preparing import prepare
+from argus_tools.cli_support import CommandError
+from processing_argus import ArgusImageProcessor
+
+
+def encoded(size=(8, 6), color="red", kind="PNG"):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_tar(path, members, mode="w"):
+    with tarfile.open(path, mode) as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def read_all(items):
+    """{id: (size, key, metadata, error)} of images read as a worker reads them."""
+    processor = ArgusImageProcessor(tile_size=32)
+    results = [prepare(task, processor, {}) for task in tasks(items)]
+    assert len(results) == len(items)
+    return {r.id: (r.size, r.key, r.metadata and json.loads(r.metadata), r.error) for r in results}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_is_walked_in_order_and_known_by_content(here):
+    for name in ("b/2.png", "b/.hidden.png", "a.JPG", "b/no_suffix", ".git/x.png", "b/deep/1.png", "out/3.png"):
+        (here / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / "in" / name).write_bytes(encoded())
+    (here / "in" / "b" / "notes.txt").write_text("words")
+    (here / "in" / "loop").symlink_to(here / "in")
+    items = list_items(["./in/"], leave_out="in/out")
+    assert [item.id for item in items] == ["in/a.JPG", "in/b/2.png", "in/b/deep/1.png", "in/b/no_suffix"]
+    assert [item.id for item in list_items(["in/b", "in/b/2.png", "in/*/2.png"])] == [
+        "in/b/2.png",
+        "in/b/deep/1.png",
+        "in/b/no_suffix",
+    ]
+
+
+def test_globs_and_braces(here):
+    for name in ("s-08.png", "s-09.png", "s-10.png", "t[1].png"):
+        (here / name).write_bytes(encoded())
+    assert expand("s-{08..10}.png") == ["s-08.png", "s-09.png", "s-10.png"]
+    assert expand("s-{8..9}.x") == ["s-8.x", "s-9.x"]
+    assert expand("{s,t}-{1..2}") == ["s-1", "s-2", "t-1", "t-2"]
+    assert expand("*-*.png") == ["s-08.png", "s-09.png", "s-10.png"]
+    assert expand("t[1].png") == ["t[1].png"]
+    with pytest.raises(CommandError, match=r"u\*: nothing has such a name"):
+        expand("u*")
+
+
+def test_a_tar_gives_keys_and_what_lies_beside(here):
+    members = [
+        ("0001.jpg", encoded((8, 6))),
+        ("0001.json", b'{"caption": "red"}'),
+        ("0001.txt", "ein rotes Bild é".encode()),
+        ("sub/0002.left.png", encoded((5, 4))),
+        ("sub/0002.right.png", encoded((7, 4))),
+        ("0003.bin", encoded((3, 9))),
+        ("0004.txt", b"no image"),
+        ("0001.jpg", encoded((2, 2))),
+    ]
+    write_tar("plain.tar", members)
+    write_tar("packed.tar.gz", members, "w:gz")
+    for name in ("plain.tar", "packed.tar.gz"):
+        metadata = {"json": {"caption": "red"}, "txt": "ein rotes Bild é"}
+        found = read_all(list_items([name]))
+        assert found == {
+            f"{name}/0001.jpg": ((6, 8), "0001", metadata, None),
+            f"{name}/sub/0002.left.png": ((4, 5), "sub/0002", None, None),
+            f"{name}/sub/0002.right.png": ((4, 7), "sub/0002", None, None),
+            f"{name}/0003.bin": ((9, 3), "0003", None, None),
+            f"{name}/0001.jpg#2": ((2, 2), "0001", None, None),
+        }
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_damaged_tar_keeps_what_is_whole(here, mode):
+    write_tar("x.tar", [(f"{i}.png", encoded((60, 60 + i)) + os.urandom(3000)) for i in range(6)], mode)
+    whole = (here / "x.tar").read_bytes()
+    (here / "x.tar").write_bytes(whole[: len(whole) * 2 // 3] if mode == "w:gz" else whole[: 4 * 4096 + 700])
+    items = list_items(["x.tar"])
+    found = read_all(items)
+    assert items[-1].id == "x.tar/#damaged" and "cannot be read behind its first" in found["x.tar/#damaged"][3]
+    good = [identity for identity, (size, *_) in found.items() if size is not None]
+    assert good == [f"x.tar/{i}.png" for i in range(len(good))] and len(good) >= 2
+    (here / "empty.tar").write_bytes(b"")
+    assert list(read_all(list_items(["empty.tar"]))) == ["empty.tar/#damaged"]
+
+
+def test_a_compressed_tar_that_changes_meanwhile_loses_no_item(here):
+    write_tar("x.tgz", [("1.png", encoded()), ("2.png", encoded())], "w:gz")
+    items = list_items(["x.tgz"])
+    write_tar("x.tgz", [("1.png", encoded())], "w:gz")
+    found = read_all(items)
+    assert found["x.tgz/1.png"][0] == (6, 8) and "not any more" in found["x.tgz/2.png"][3]
+
+
+def test_parquet_in_three_forms(here):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    (here / "pics").mkdir()
+    (here / "pics" / "a.png").write_bytes(encoded((9, 9)))
+    pictures = [encoded((8, height)) for height in range(1, 41)]
+    extra = {"id": list(range(100, 140)), "words": [f"w{i}" for i in range(40)], "vector": [b"x"] * 40}
+    pq.write_table(pa.table({"picture": pictures, **extra}), "bytes.parquet", row_group_size=7)
+    structs = [{"bytes": picture, "path": None} for picture in pictures[:2]] + [{"bytes": None, "path": "pics/a.png"}]
+    structs += [{"bytes": b"", "path": None}, None]
+    pq.write_table(pa.table({"image": structs}), "structs.parquet")
+    pq.write_table(pa.table({"file": ["pics/a.png", "http://a/b.png", "gone.png"]}), "paths.parquet")
+
+    items = list_items(["bytes.parquet"])
+    assert [item.id for item in items] == [f"bytes.parquet/{row}" for row in range(40)]
+    found = read_all([item for item in items if in_shard(item.id, 1, 3)])
+    assert 5 < len(found) < 25
+    for identity, (size, key, metadata, error) in found.items():
+        row = int(identity.rpartition("/")[2])
+        assert (size, key, error) == ((row + 1, 8), str(100 + row), None)
+        assert metadata == {"id": 100 + row, "words": f"w{row}"}
+    found = read_all(list_items(["structs.parquet"]))
+    assert [size for size, *_ in found.values()] == [(1, 8), (2, 8), (9, 9), None, None]
+    assert found["structs.parquet/3"][3] == found["structs.parquet/4"][3] == "the row holds no image"
+    found = read_all(list_items(["paths.parquet"]))
+    assert found["paths.parquet/0"][0] == (9, 9)
+    assert "not fetched" in found["paths.parquet/1"][3] and "no such file" in found["paths.parquet/2"][3]
+
+
+def test_which_column_holds_images(here):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"left": [encoded()], "right": [encoded((2, 2))], "n": [1]}), "two.parquet")
+    pq.write_table(pa.table({"words": ["x"]}), "none.parquet")
+    with pytest.raises(CommandError, match=r"several columns hold images \(left, right\)"):
+        list_items(["two.parquet"])
+    assert read_all(list_items(["two.parquet"], "right"))["two.parquet/0"][0] == (2, 2)
+    with pytest.raises(CommandError, match=r"no column of words \(string\) holds images"):
+        list_items(["none.parquet"])
+    with pytest.raises(CommandError, match="has no column 'up'; it has left"):
+        list_items(["two.parquet"], "up")
+    (here / "both").mkdir()
+    os.rename("none.parquet", "both/none.parquet")
+    (here / "both" / "a.png").write_bytes(encoded())
+    assert [item.id for item in list_items(["both"])] == ["both/a.png"]
+    (here / "bad.parquet").write_bytes(b"PAR1 and no more")
+    (bad,) = list_items(["bad.parquet"])
+    assert bad.kind == "error" and "cannot be read" in bad.error
+
+
+def test_datasets_folders(here):
+    datasets = pytest.importorskip("datasets")
+
+    images = [Image.new("RGB", (8, height)) for height in (3, 4, 5)]
+    features = datasets.Features({"photo": datasets.Image(), "label": datasets.Value("int64")})
+    data = datasets.Dataset.from_dict({"photo": images, "label": [7, 8, 9]}, features=features)
+    data.select([2, 0]).save_to_disk(str(here / "one"))
+    datasets.DatasetDict({"train": data, "val": data.select([1])}).save_to_disk(str(here / "many"))
+    found = read_all(list_items(["one"]))
+    assert found == {"one/0": ((5, 8), None, {"label": 9}, None), "one/1": ((3, 8), None, {"label": 7}, None)}
+    found = read_all(list_items(["many"]))
+    assert {identity: rest[0] for identity, rest in found.items()} == {
+        "many/train/0": (3, 8),
+        "many/train/1": (4, 8),
+        "many/train/2": (5, 8),
+        "many/val/0": (4, 8),
+    }
+
+
+def test_a_list_of_names(here):
+    (here / "lists").mkdir()
+    (here / "lists" / "a.png").write_bytes(encoded())
+    write_tar("lists/b.tar", [("1.png", encoded())])
+    (here / "lists" / "all.lst").write_text("a.png\n\nb.tar\r\ngone.png\nhttps://example.org/x.jpg\n")
+    items = list_items(["lists/all.lst"])
+    assert [item.id for item in items] == [
+        "lists/a.png",
+        "lists/b.tar/1.png",
+        "lists/gone.png",
+        "https://example.org/x.jpg",
+    ]
+    assert "is not there" in items[2].error and items[3].kind == "url"
+
+
+def test_what_is_not_understood_is_refused(here):
+    (here / "data.bin").write_bytes(bytes(range(256)) * 4)
+    (here / "none").mkdir()
+    (here / "none" / "a.txt").write_text("words")
+    (here / "none" / "b.txt").write_text("words")
+    for typed, words in (
+        ("data.bin", "is none of image files, folders, WebDataset tars"),
+        ("none", r"no image in it \(2 .txt\). Understood are"),
+        ("gone.png", "it does not exist. Understood are"),
+    ):
+        with pytest.raises(CommandError, match=words):
+            list_items([typed])
+
+
+def test_kinds_are_told_by_content(here):
+    write_tar("tar_without_suffix", [("1.png", encoded())])
+    contents = {"photo.dat": encoded(kind="WEBP"), "list": b"a.png\n", "zeros": bytes(9000), "damaged.jpg": b"text"}
+    for name, content in contents.items():
+        (here / name).write_bytes(content)
+    kinds = {name: kind_of_file(name) for name in ("tar_without_suffix", *contents)}
+    assert kinds == {
+        "tar_without_suffix": "tar",
+        "photo.dat": "image",
+        "list": "text",
+        "zeros": "other",
+        "damaged.jpg": "image",
+    }
+
+
+def test_shards_are_disjoint_complete_and_stable():
+    names = [f"pictures/{number}.jpg" for number in range(1000)]
+    parts = [[name for name in names if in_shard(name, shard, 4)] for shard in range(4)]
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    assert all(200 < len(part) < 300 for part in parts)
+    assert in_shard("a.jpg", 0, 1) and [in_shard("a.jpg", shard, 3) for shard in range(3)].count(True) == 1
+
+
+def test_names_that_are_no_utf8(here):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        (here / name).write_bytes(encoded())
+    except OSError:
+        pytest.skip("this file system holds UTF-8 names only")
+    (item,) = list_items(["."])
+    assert item.id == "caf\\xe9.png"
+    assert read_all([item])[item.id][0] == (6, 8)
