@@ -1,0 +1,187 @@
+"""`argus annotate` in this process, on a tiny model: rows, files, going on, refusals."""
+
+import json
+import os
+import signal
+import tarfile
+
+import pytest
+
+import argus_tools.annotate.annotator
+from argus_tools.annotate.annotator import Annotator
+from argus_tools.cli import main
+
+GOOD = {
+    "pictures/0.png": (64, 40),
+    "pictures/2.png": (32, 32),
+    "pictures/4.png": (64, 64),
+    "pictures/deep/1.png": (30, 90),
+    "pictures/deep/3.png": (100, 64),
+    "pictures/deep/5.png": (96, 32),
+}
+
+
+def test_captions_of_a_folder(pictures, annotate, rows_in):
+    result = annotate("pictures", "--task", "caption", "--out", "out", "--batch-size", "2", "--rows-per-file", "4")
+    assert (result["images"], result["failed"], result["new"], result["files"]) == (7, 1, 7, 2)
+    rows = rows_in(pictures.parent / "out")
+    assert {identity: (each["width"], each["height"]) for identity, each in rows.items() if not each["error"]} == GOOD
+    assert all(isinstance(rows[identity]["caption"], str) and rows[identity]["num_tiles"] for identity in GOOD)
+    bad = rows["pictures/cut.jpg"]
+    assert bad["caption"] is None and bad["width"] is None and "cut.jpg" in bad["error"]
+    again = annotate("pictures", "--task", "caption", "--out", "out")
+    assert (again["images"], again["new"], again["failed"]) == (7, 0, 1)
+    assert rows_in(pictures.parent / "out") == rows
+
+
+def test_rows_are_what_the_task_commands_say(pictures, annotate, rows_in, tiny_folder, capsys):
+    annotate("pictures", "--task", "ask", "-q", "What?", "-q", "Where is the dog?", "--out", "out", "--max-tiles", "3")
+    rows = rows_in(pictures.parent / "out")
+    argv = ["--model", tiny_folder, "--json", "--max-new-tokens", "4", "--max-tiles", "3"]
+    assert main(["ask", *sorted(GOOD), "-q", "What?", "-q", "Where is the dog?", *argv]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["image"], each["question"], each["answer"]) for each in said] == [
+        (identity, question, answer)
+        for identity in sorted(GOOD)
+        for question, answer in zip(rows[identity]["questions"], rows[identity]["answers"])
+    ]
+
+
+def test_boxes_and_coco(pictures, annotate, rows_in, monkeypatch, capsys):
+    coco = pytest.importorskip("pycocotools.coco")
+
+    def answers(self, images):
+        found = {"boxes": [[1.0, 2.0, 9.0, 12.0]], "labels": ["a dog"], "scores": [0.5], "unparsed": []}
+        return [found for _ in images]
+
+    monkeypatch.setattr(Annotator, "_answers", answers)
+    command = ["pictures", "--task", "detect", "-p", "a dog", "--out", "out"]
+    result = annotate(*command, "--coco", "coco.json")
+    expected = {"file": "coco.json", "images": 6, "annotations": 6, "categories": 1, "left_out": 1}
+    assert result["coco"] == {**expected, "unfinished_shards": []}
+    assert len(coco.COCO("coco.json").getAnnIds()) == 6
+    capsys.readouterr()  # pycocotools tells its progress
+    os.unlink("coco.json")
+    assert annotate("--out", "out", "--coco", "coco.json")["coco"]["annotations"] == 6
+    assert rows_in(pictures.parent / "out")["pictures/0.png"]["labels"] == ["a dog"]
+
+
+def test_a_real_dense_caption_fits_its_columns_in_parquet(pictures, annotate, rows_in):
+    pytest.importorskip("pyarrow")
+    annotate("pictures", "--task", "dense-caption", "--out", "out", "--format", "parquet")
+    for each in rows_in(pictures.parent / "out").values():
+        if each["error"] is None:
+            assert len(each["boxes"]) == len(each["captions"]) == len(each["scores"])
+        else:
+            assert each["boxes"] is None
+
+
+def test_shards_write_into_one_folder(pictures, annotate, rows_in):
+    command = ["pictures", "--task", "caption", "--out", "out", "--num-shards", "3"]
+    counts = [annotate(*command, "--shard", shard)["images"] for shard in range(3)]
+    rows = rows_in(pictures.parent / "out")
+    assert sum(counts) == 7 and set(rows) == {*GOOD, "pictures/cut.jpg"}
+    assert "num_shards is 3 there and 1 here" in annotate("pictures", "--task", "caption", "--out", "out", status=2)
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_is_complete_and_goes_on(pictures, annotate, rows_in, monkeypatch, interruption):
+    original, seen = Annotator.__call__, []
+
+    def interrupted(self, batch):
+        seen.append(batch)
+        if len(seen) == 3:
+            if interruption is KeyboardInterrupt:
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), interruption)
+        return original(self, batch)
+
+    command = ["pictures", "--task", "caption", "--out", "out", "--batch-size", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Annotator, "__call__", interrupted)
+        error = annotate(*command, status=130 if interruption is KeyboardInterrupt else 128 + interruption)
+    assert error.startswith("argus: error: ")
+    before = rows_in(pictures.parent / "out")
+    assert len(before) == sum(map(len, seen[:2]))
+    assert annotate(*command)["new"] == 7 - len(before)
+    assert len(rows_in(pictures.parent / "out")) == 7
+
+
+def test_memory_that_is_short_halves_batches(pictures, annotate, rows_in, monkeypatch):
+    import torch
+
+    original, sizes = Annotator._answers, []
+
+    def answers(self, images):
+        sizes.append([image.num_tiles for image in images])
+        if len(images) > 2 or images[0].id == "pictures/deep/3.png":
+            raise torch.OutOfMemoryError("no room")
+        return original(self, images)
+
+    monkeypatch.setattr(Annotator, "_answers", answers)
+    result = annotate("pictures", "--task", "caption", "--out", "out", "--batch-tiles", "1000")
+    assert result["failed"] == 2 and max(map(len, sizes)) > 2
+    assert "not enough memory" in rows_in(pictures.parent / "out")["pictures/deep/3.png"]["error"]
+
+
+def test_memory_that_suffices_for_nothing_ends_the_run(pictures, annotate, monkeypatch):
+    import torch
+
+    def answers(self, images):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(Annotator, "_answers", answers)
+    error = annotate("pictures", "--task", "caption", "--out", "out", status=2)
+    assert "not enough memory for a single image" in error
+
+
+def test_questions_about_tars_keep_keys_and_metadata(pictures, annotate, rows_in):
+    (pictures / "0.txt").write_text("grey")
+    with tarfile.open("data.tar", "w") as tar:
+        for name in ("0.png", "0.txt", "2.png"):
+            tar.add(pictures / name, name)
+    annotate("data.tar", "--task", "caption", "--out", "out", "--prompt", "What is this?")
+    rows = rows_in(pictures.parent / "out")
+    assert {identity: (each["key"], each["metadata"], each["source"]) for identity, each in rows.items()} == {
+        "data.tar/0.png": ("0", '{"txt": "grey"}', "data.tar"),
+        "data.tar/2.png": ("2", None, "data.tar"),
+    }
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "there is no INPUT"),
+        (["pictures"], "--task is missing: one of caption, ask"),
+        (["pictures", "--task", "ask"], "--task ask needs -q"),
+        (["pictures", "--task", "detect"], "--task detect needs -p"),
+        (["pictures", "--task", "detect", "-p", " "], "a prompt, question or phrase is empty"),
+        (["pictures", "--task", "caption", "-q", "x"], "-q belongs to --task ask, not to caption"),
+        (["pictures", "--task", "caption", "--coco", "c.json"], "--coco needs boxes"),
+        (["pictures", "--task", "detect", "-p", "x", "--coco", "no/c.json"], "there is no folder"),
+        (["pictures", "--task", "caption", "--shard", "2", "--num-shards", "2"], "--shard 2 is none of 2"),
+        (["pictures", "--task", "caption", "--num-shards", "2"], "--num-shards needs --shard"),
+        (["pictures", "--task", "caption", "--shard", "0", "--num-shards", "2", "--restart"], "--restart would remove"),
+        (["pictures", "--task", "caption", "--shard", "-1"], "is not a whole number of at least 0"),
+        (["pictures", "--task", "caption", "--actors", "2"], "--actors belongs to --engine ray"),
+        (["gone", "--task", "caption"], "gone: it does not exist. Understood are"),
+    ],
+)
+def test_bad_commands_are_refused_before_a_model_is_loaded(pictures, annotate, monkeypatch, words, message):
+    def load(*arguments):
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(argus_tools.annotate.annotator.cli_models, "load", load)
+    assert message in annotate(*words, "--out", "out", status=2)
+    assert not os.path.exists("out")
+
+
+def test_a_folder_of_another_command_is_refused(pictures, annotate, monkeypatch):
+    annotate("pictures/0.png", "--task", "caption", "--out", "out")
+    other = ["pictures/0.png", "--task", "caption", "--out", "out", "--max-tiles", "2"]
+    assert "options max_tiles is None there and 2 here" in annotate(*other, status=2)
+    assert annotate(*other, "--restart")["new"] == 1
+    os.makedirs("empty/pictures")
+    os.rename("pictures/0.png", "empty/pictures/0.png")
+    monkeypatch.chdir("empty")
+    assert "located is" in annotate("pictures/0.png", "--task", "caption", "--out", "../out", status=2)
