@@ -72,7 +72,7 @@ class ArgusTrainer(Trainer):
         """A group for each part and for what is not decayed (vectors) or, with Muon, stepped by it (inner matrices)."""
         if self.optimizer is None:
             model = args[0] if args and args[0] is not None else self.model
-            inner = _matrices_of_layers(model) if self.muon else set()
+            inner = matrices_of_layers(model) if self.muon else set()
             groups = []
             for part, rate in self.stage.learning_rate.items():
                 own = [
@@ -141,8 +141,8 @@ class ArgusTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
 
-def _matrices_of_layers(model: torch.nn.Module) -> set[int]:
-    """The ids of the weights of linear layers, without the embeddings that the output head shares."""
+def matrices_of_layers(model: torch.nn.Module) -> set[int]:
+    """The ids of the weights of linear layers, without the output head. Raises ValueError where FSDP shards them."""
     outer = model.get_output_embeddings().weight
     weights = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m.weight is not outer]
     if any(hasattr(weight, "full_tensor") for weight in weights):

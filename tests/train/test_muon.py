@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from argus_tools.train.muon import MuonAdamW, orthogonalised
+from argus_tools.train.trainer import matrices_of_layers
 
 SHAPES = [(24, 24), (24, 24), (40, 24), (24, 40)]
 
@@ -85,3 +86,11 @@ def test_a_state_that_is_saved_gives_the_same_next_step():
 def test_what_is_no_matrix_is_refused():
     with pytest.raises(ValueError, match=r"Muon steps matrices, got a parameter of shape \(3,\)"):
         muon([torch.nn.Parameter(torch.ones(3))])
+
+
+def test_sharded_matrices_are_refused():
+    model = torch.nn.Linear(2, 2)
+    model.weight.full_tensor = None  # as FSDP's have
+    model.get_output_embeddings = lambda: torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="muon needs whole matrices"):
+        matrices_of_layers(model)

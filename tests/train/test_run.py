@@ -37,11 +37,11 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-def test_a_run_goes_on_bitwise(tmp_path, squares, bf16):
-    """Six steps, and four steps that stop and go on: the same weights and the same losses, bit for bit."""
-    whole = run_config(config(tmp_path / "whole", bf16=bf16), progress=False)
-    part = config(tmp_path / "part", bf16=bf16)
+@pytest.mark.parametrize("settings", [{}, {"bf16": True}, {"optimizer": "muon"}], ids=str)
+def test_a_run_goes_on_bitwise(tmp_path, squares, settings):
+    """Six steps, and one step that stops and goes on: the same weights and the same losses, bit for bit."""
+    whole = run_config(config(tmp_path / "whole", **settings), progress=False)
+    part = config(tmp_path / "part", **settings)
     assert run_config(part, minutes=1e-9, progress=False) is None  # stops after its first step
     assert [p.name for p in (tmp_path / "part" / "all").glob("checkpoint-*")] == ["checkpoint-1"]
     parted = run_config(part, progress=False)
@@ -182,6 +182,27 @@ def test_parts_learn_at_their_own_rates_and_vectors_do_not_decay(tmp_path, squar
         run_config(config(tmp_path / "run", stages), progress=False)
     groups = [(g["lr"], g["weight_decay"], {p.ndim >= 2 for p in g["params"]}) for g in seen[0].param_groups]
     assert groups == [(1e-3, 0.05, {True}), (1e-3, 0.0, {False}), (1e-4, 0.05, {True}), (1e-4, 0.0, {False})]
+
+
+def test_muon_steps_the_matrices_of_layers_and_adamw_the_rest(tmp_path, squares, monkeypatch):
+    from argus_tools.train import run
+
+    seen = []
+
+    def stop(self, **_):
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        groups = self.create_optimizer().param_groups
+        seen.append(
+            {muon: {names[p] for g in groups if g["muon"] is muon for p in g["params"]} for muon in (False, True)}
+        )
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.ArgusTrainer, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_config(config(tmp_path / "run", optimizer="muon"), progress=False)
+    assert seen[0][True] and all(".layers." in name or "connector" in name for name in seen[0][True])
+    assert all(name.endswith("weight") for name in seen[0][True])
+    assert {name for name in seen[0][False] if "embed" in name} and not any("proj.weight" in n for n in seen[0][False])
 
 
 def test_schedules():
