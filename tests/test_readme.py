@@ -15,7 +15,7 @@ from isolation import run_isolated
 from argus_tools.export import export
 from argus_tools.paths import default_model_path
 
-CARDS = sorted(ROOT.glob("hub_cards/*/README.md"))
+CARDS = sorted(path.with_name("README.md") for path in ROOT.glob("hub_cards/*/config.json"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *CARDS]
 
 

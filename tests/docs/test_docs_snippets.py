@@ -21,7 +21,7 @@ from argus_tools.paths import default_model_path
 
 # Pages for those who have a hub folder alone, and pages for those who have the project installed.
 FOR_STRANGERS = ("tasks.md", "speed.md")
-WITH_PROJECT = ("converting.md", "finetuning.md", "upgrading.md")
+WITH_PROJECT = ("annotate.md", "converting.md", "finetuning.md", "upgrading.md")
 CHEAP = ("caption", "ask", "detect", "dense-caption", "export")
 NANO = (None, "argus-nano", "argus-nano-hub")
 
@@ -39,6 +39,15 @@ def furnish(work, nano_hub) -> None:
     with Image.open(ROOT / "examples" / "scene.png") as scene:
         for name in ("photo.jpg", "a.jpg", "b.jpg"):
             scene.convert("RGB").save(work / name)
+
+
+def own_argus(folder):
+    """A folder with the command `argus` of this checkout and this interpreter."""
+    folder.mkdir()
+    command = folder / "argus"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m argus_tools.cli "$@"\n', encoding="utf-8")
+    command.chmod(0o755)
+    return folder
 
 
 def script_of(names, path) -> str:
@@ -68,6 +77,7 @@ def test_snippets_run_with_the_project(nano_hub, tmp_path):
     furnish(tmp_path / "work", nano_hub)
     caches = {"HF_HOME": str(tmp_path / "huggingface"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     environment = {**os.environ, **caches, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment["PATH"] = os.pathsep.join([str(own_argus(tmp_path / "bin")), environment["PATH"]])
     done = subprocess.run(
         [sys.executable, script_of(WITH_PROJECT, tmp_path / "snippets.py")],
         env=environment,
