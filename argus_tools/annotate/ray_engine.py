@@ -28,7 +28,7 @@ def annotate_on_ray(items: list[Item], request: Request, job) -> Iterator[list[d
     Raises:
         CommandError: Ray is not installed, or the model cannot be loaded or fails as a whole.
     """
-    with _cluster(job.debug) as ray:
+    with _cluster(job.actors, job.debug) as ray:
         left = {item.id: item for item in items}
         for at_once in (ITEMS_AT_ONCE, 1):
             for rows in _pass(ray, list(left.values()), request, job, at_once) if left else ():
@@ -117,7 +117,7 @@ def _recipe(request: Request) -> str:
 
 
 @contextlib.contextmanager
-def _cluster(debug: bool):
+def _cluster(actors: int, debug: bool):
     """Ray with a cluster: that which RAY_ADDRESS names or which runs here, else one of its own for the meantime."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray tells its makers of every cluster otherwise
     try:
@@ -128,7 +128,11 @@ def _cluster(debug: bool):
     mine = not ray.is_initialized()
     if mine:
         handler = signal.getsignal(signal.SIGTERM)
-        ray.init(log_to_driver=debug, logging_level="info" if debug else "error")
+        options = {"log_to_driver": debug, "logging_level": "info" if debug else "error"}
+        try:
+            ray.init(num_cpus=max(os.cpu_count() or 1, actors + 1), **options)  # a place besides them, to decode
+        except ValueError:  # there is a cluster, which has its own numbers
+            ray.init(**options)
         signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
     context = ray.data.DataContext.get_current()
     before = context.max_errored_blocks, context.enable_progress_bars
