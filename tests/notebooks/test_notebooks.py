@@ -1,0 +1,154 @@
+"""The notebooks run, in few steps, in kernels of this interpreter, and find what their text says; those that are stored
+hold outputs, pictures and links that are right."""
+
+import base64
+import importlib.util
+import io
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("nbclient")
+pytest.importorskip("matplotlib")
+
+ROOT = Path(__file__).resolve().parents[2]
+spec = importlib.util.spec_from_file_location("run_notebooks", ROOT / "notebooks" / "run.py")
+run = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(run)
+
+NAMES = ("1_quickstart", "2_boxes", "3_finetune_lora", "4_convert_smolvlm", "5_where_the_time_goes")
+# What is true at a notebook's end, said in its own names, whatever the model's answers are.
+CHECKS = {
+    "1_quickstart": """
+assert CHECKPOINT == "argus-nano" and not COLAB and FAST
+assert len(captions) == len(images) == 3 and all(captions) and alone == captions
+assert streamed == captions[0] and len(pieces) > 1
+assert result[0]["generated_text"].strip() == captions[0]
+assert model.answer(encoded, questions, processor=processor) == model.answer(images[0], questions, processor=processor)
+""",
+    "2_boxes": """
+assert len(regions["boxes"]) == len(regions["captions"]) == len(regions["scores"]) > 0
+for picture, each in [(image, regions), *zip(pictures, batch)]:
+    for x1, y1, x2, y2 in each["boxes"].tolist():
+        assert 0 <= x1 < x2 <= picture.width and 0 <= y1 < y2 <= picture.height
+assert region_scores(batch, "captions", truth)["f1_50_boxes_alone"] > 0.5
+assert all(label in phrases for found in alone for label in found["labels"])
+assert len(coco["annotations"]) == sum(len(each["boxes"]) for each in batch)
+""",
+    "3_finetune_lora": """
+assert len(losses) == STEPS and sum(losses[-3:]) / 3 < 0.6 * losses[0], losses
+assert set(before) == set(after) == set(reloaded) == set(held_out)
+assert all(scores["f1_50"] == 0 for scores in before.values()) and trainable < 0.2 * 2e6
+for name, scores in reloaded.items():  # merging rounds, and may move a box by a bin
+    assert abs(scores["f1_50_boxes_alone"] - after[name]["f1_50_boxes_alone"]) < 0.15, (scores, after[name])
+assert not any("lora" in name for name, _ in merged.named_parameters())
+assert merged.lm_head.weight is merged.get_input_embeddings().weight
+from argus_tools.train.samples import Region
+sample = samples.readers[0][0]
+assert all(isinstance(region, Region) for region in sample.conversations[0][0].answer)
+""",
+    "4_convert_smolvlm": """
+assert identical and all(same for pair in agreed for same in pair)
+assert {"transformers", "Argus"} <= set(sides) and min(inputs_ms.values()) > 0
+assert len(native.levels(native.prepare(photos[0]))) < len(ours.levels(ours.prepare(photos[0])))
+""",
+    "5_where_the_time_goes": """
+assert set(agreed) == {row.name for row in rows} and len(rows) > 8 and all(each["same_ids"] for each in agreed.values())
+assert all(parts["decode"] > 0 for parts in found.values()) and all(sum(taken.values()) for taken in stacks.values())
+assert 0 < calls[OURS] < calls[TORCHVISION]
+assert decode(new_tokens) == decode(new_tokens, fast_decode=False)
+""",
+}
+
+
+def pictures_of(notebook) -> list[Image.Image]:
+    """Every picture among the outputs, decoded."""
+    outputs = [each.get("data", {}) for cell in notebook.cells if cell.cell_type == "code" for each in cell.outputs]
+    encoded = [data[kind] for data in outputs for kind in ("image/png", "image/jpeg") if kind in data]
+    found = [Image.open(io.BytesIO(base64.b64decode(text))) for text in encoded]
+    for picture in found:
+        picture.load()
+    return found
+
+
+def test_there_are_the_notebooks_that_are_tested():
+    assert tuple(path.stem for path in run.paths()) == NAMES == tuple(CHECKS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_and_finds_what_it_says(name):
+    notebook = run.read(ROOT / "notebooks" / f"{name}.ipynb")
+    same_python = f"import sys\nassert sys.prefix == {sys.prefix!r}, sys.prefix"
+    notebook.cells.append(nbformat.v4.new_code_cell(f"{same_python}\n{CHECKS[name]}\nprint('checked')"))
+    run.tidy(run.execute(notebook, fast=True, timeout=600))  # CellExecutionError with the cell's traceback
+    assert notebook.cells[-1].outputs[0].text == "checked\n"
+    assert run.problems(notebook) == []
+    assert pictures_of(notebook)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stored_outputs_are_whole(name):
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert run.problems(notebook) == []
+    assert all(min(picture.size) > 100 for picture in pictures_of(notebook)) and pictures_of(notebook)
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1)), "stored from one run, from top to bottom"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_badge_and_first_cell_are_the_ones_of_all(name):
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    stored = nbformat.read(path, as_version=4)
+    assert [cell.source for cell in stored.cells] == [cell.source for cell in run.read(path).cells]
+    top = stored.cells[0].source
+    assert f"github/{run.REPOSITORY}/blob/main/{path.relative_to(ROOT)})" in top.split("\n")[0]
+    assert f"github.com/{run.REPOSITORY} " in run.SETUP
+    assert "has not been run" in " ".join(top.split()) and "Colab" in top
+
+
+def test_links_between_notebooks_and_files_that_they_name_exist():
+    for path in run.paths():
+        text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+        links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if not link.startswith("http")]
+        named = [name for name in re.findall(r"`([\w./-]+/[\w./-]*\w)`", text) if (ROOT / name.split("/")[0]).is_dir()]
+        missing = [name for name in links if not (path.parent / name).is_file()]
+        missing += [name for name in named if not (ROOT / name).exists()]
+        assert not missing, f"{path.name} names {missing}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("saved to /root/project/out.json", "path of a machine"),
+        ("/home/somebody/x", "path of a machine"),
+        ("FutureWarning: no more", "FutureWarning"),
+        ("fine, see https://example.org/home/page and work/in/progress", None),
+    ],
+)
+def test_what_must_not_be_stored_is_found(text, said):
+    cell = nbformat.v4.new_code_cell("1", execution_count=1, outputs=[nbformat.v4.new_output("stream", text=text)])
+    found = run.problems(nbformat.v4.new_notebook(cells=[cell]))
+    assert found == [] if said is None else said in found[0]
+
+
+def test_errors_missing_outputs_and_size_are_found():
+    error = nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])
+    cells = [
+        nbformat.v4.new_code_cell("1", execution_count=1, outputs=[error]),
+        nbformat.v4.new_code_cell("2", execution_count=2),
+        nbformat.v4.new_code_cell("3" * run.MOST_BYTES, execution_count=3, outputs=[error]),
+    ]
+    found = " ".join(run.problems(nbformat.v4.new_notebook(cells=cells)))
+    assert "cell 0 holds an error" in found and "cell 1 has no output" in found and "bytes" in found
+
+
+def test_an_unknown_name_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run.main(["no_such_notebook"])
+    assert stop.value.code == 2 and "1_quickstart" in capsys.readouterr().err
