@@ -28,6 +28,14 @@ AUTO_MAP = {
     "AutoModelForMultimodalLM": _MODEL,  # 5.x alone knows this one
     **_PROCESSORS,
 }
+# pipeline("dense-captioning", model=..., trust_remote_code=True)
+CUSTOM_PIPELINES = {
+    "dense-captioning": {
+        "impl": "pipeline_argus.ArgusDenseCaptioningPipeline",
+        "pt": ["AutoModelForImageTextToText"],
+        "type": "image",
+    }
+}
 # Which Auto classes each file is asked for. AutoProcessor looks into all of them, in an order that versions differ in.
 _AUTO_MAPS = {"config.json": AUTO_MAP, "processor_config.json": _PROCESSORS, "preprocessor_config.json": _PROCESSORS}
 
@@ -160,6 +168,8 @@ def _write_auto_maps(folder: Path) -> None:
             continue
         config = json.loads(path.read_text(encoding="utf-8"))
         config["auto_map"] = {**(config.get("auto_map") or {}), **auto_map}
+        if name == "config.json":
+            config["custom_pipelines"] = CUSTOM_PIPELINES
         if isinstance(config.get("image_processor"), dict):  # 5.x nests it in processor_config.json
             config["image_processor"]["auto_map"] = {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -301,6 +301,16 @@ class ArgusConfig(PretrainedConfig):
 
     __eq__ = _same
 
+    def to_dict(self) -> dict:
+        """As transformers', but that `pipeline()` leaves classes in `custom_pipelines`, which JSON cannot hold."""
+        result = super().to_dict()
+        for task in (result.get("custom_pipelines") or {}).values():
+            for key in {"pt", "tf"} & set(task):  # one class or several; "tf" is transformers 4's, and empty
+                names = task.pop(key)
+                names = [getattr(c, "__name__", c) for c in ([names] if isinstance(names, str) else names)]
+                task.update({key: names} if names else {})
+        return result
+
     @property
     def kernels(self) -> str:
         """Which kernels the decoder runs; see ArgusTextConfig."""

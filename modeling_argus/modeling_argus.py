@@ -9,6 +9,7 @@ tokens stand.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -38,6 +39,9 @@ from .quantized_argus import decode_weight  # noqa: F401
 from .tasks_argus import ArgusTasksMixin
 from .text_argus import ArgusTextModel
 from .vision_argus import ArgusVisionModel
+
+if TYPE_CHECKING:  # named for the loader, which keeps it with the model; not imported: all pipelines come with it
+    from .pipeline_argus import ArgusDenseCaptioningPipeline  # noqa: F401
 
 
 def place_visual_tokens(inputs_embeds, mask, features, rows_per_prompt: int = 1) -> torch.Tensor:

@@ -55,6 +55,7 @@ class ProcessorBase(ProcessorMixin):
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         """As in transformers, in the layout that 4.57 and 5.x both load: preprocessor_config.json stands alone."""
+        self.tokenizer.init_kwargs.pop("dtype", None)  # what 5.x's pipeline(dtype=...) leaves there is no JSON
         written = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         self._make_portable(save_directory)
         return written

@@ -21,6 +21,7 @@ STEPS = [
     "auto_model_for_the_name_of_this_major",
     "saved_again_and_reloaded",
     "image_text_to_text_pipeline",
+    "dense_captioning_pipeline",
     "task_calls",
 ]
 OPTIONAL_PACKAGES = ("torchvision", "triton", "liger_kernel", "flash_attn")

@@ -146,6 +146,22 @@ def image_text_to_text_pipeline():
 
 
 @step
+def dense_captioning_pipeline():
+    pipe = transformers.pipeline("dense-captioning", model=repository, trust_remote_code=True)
+    found = pipe([picture(), picture()], batch_size=2, max_new_tokens=12)
+    regions = pipe.model.dense_caption([picture()] * 2, processor=pipe.processor, max_new_tokens=12)
+    assert [[each["label"] for each in row] for row in found] == [row["captions"] for row in regions], found
+    # pipeline() leaves classes in the configuration; saved, they are names again, and the code comes along.
+    folder = f"{saved}-by-pipeline"
+    pipe.model.save_pretrained(folder)
+    pipe.processor.save_pretrained(folder)
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    assert config["custom_pipelines"]["dense-captioning"]["pt"] == ["AutoModelForImageTextToText"], config
+    again = transformers.pipeline("dense-captioning", model=folder, trust_remote_code=True)
+    assert again([picture(), picture()], batch_size=2, max_new_tokens=12) == found
+
+
+@step
 def task_calls():
     _, _, model, processor = answer(repository)
     images = [picture(), picture()]
