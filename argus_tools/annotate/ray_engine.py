@@ -43,7 +43,14 @@ def _pass(ray, items: list[Item], request: Request, job, at_once: int) -> Iterat
     has_gpu = request.device in ("auto", "cuda") and ray.cluster_resources().get("GPU", 0) > 0
     rows = (
         ray.data.from_items([{"items": group} for group in groups], override_num_blocks=min(len(groups), 4096))
-        .map_batches(decode, batch_size=1, batch_format="pyarrow", fn_args=(_recipe(request), request.image_options))
+        # An option that the actors have not keeps Ray from fusing both: decoding would wait for the model.
+        .map_batches(
+            decode,
+            batch_size=1,
+            batch_format="pyarrow",
+            fn_args=(_recipe(request), request.image_options),
+            max_retries=1,
+        )
         .map_batches(
             RayAnnotator,
             batch_size=request.batch_size,

@@ -4,11 +4,12 @@ import json
 import os
 import signal
 import tarfile
+from dataclasses import asdict, astuple
 
 import pytest
 
 import argus_tools.annotate.annotator
-from argus_tools.annotate.annotator import Annotator
+from argus_tools.annotate.annotator import Annotator, Request
 from argus_tools.cli import main
 
 GOOD = {
@@ -185,3 +186,20 @@ def test_a_folder_of_another_command_is_refused(pictures, annotate, monkeypatch)
     os.rename("pictures/0.png", "empty/pictures/0.png")
     monkeypatch.chdir("empty")
     assert "located is" in annotate("pictures/0.png", "--task", "caption", "--out", "../out", status=2)
+
+
+def test_what_rays_tasks_and_actors_do_gives_the_same_rows(pictures, annotate, rows_in, tiny_folder):
+    pa = pytest.importorskip("pyarrow")
+    from argus_tools.annotate.inputs import list_items
+    from argus_tools.annotate.ray_engine import RayAnnotator, _recipe, decode
+
+    annotate("pictures", "--task", "caption", "--out", "out")
+    request = Request("caption", tiny_folder, device="cpu", max_new_tokens=4, batch_size=2)
+    items = [json.dumps([astuple(item)]) for item in list_items(["pictures"])]
+    images = pa.concat_tables(decode(pa.table({"items": items}), _recipe(request), request.image_options))
+    assert images.num_rows == 7
+    rows = [json.loads(text) for text in RayAnnotator(asdict(request), False)(images)["row"].to_pylist()]
+    assert {row["id"]: row for row in rows} == rows_in(pictures.parent / "out")
+    lost = asdict(Request("caption", str(pictures), device="cpu"))
+    (fatal,) = RayAnnotator(lost, False)(images)["row"].to_pylist()
+    assert "could not be loaded" in json.loads(fatal)["fatal"]

@@ -1,5 +1,9 @@
-"""Killed half-way by SIGKILL and run again: nothing lost, nothing doubled. With `-m slow -s` on 2,000 rendered images,
-which shows the lines of both runs."""
+"""Killed half-way by SIGKILL and run again: nothing lost, nothing doubled. On 40 images; on as many as it is told by
+
+    ARGUS_KILLED_IMAGES=2000 pytest -s tests/annotate/test_annotate_killed.py -k half_way
+
+with the model that ships with argus, and the lines that both runs say.
+"""
 
 import json
 import os
@@ -7,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 from argus_tools.annotate.shards import part_files, rows_of
@@ -44,12 +47,12 @@ def ids_on_disk(out):
     return finished, [json.loads(line)["id"] for line in lines]
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.slow)])
-def test_killed_half_way_and_resumed(tmp_path, rows_in, tiny_folder, count):
+def test_killed_half_way_and_resumed(tmp_path, rows_in, tiny_folder):
+    count = int(os.environ.get("ARGUS_KILLED_IMAGES", "40"))
     names = render(tmp_path / "scenes", count)
     words = ["scenes", "--task", "dense-caption", "--out", "out", "--max-new-tokens", "8", "--workers", "2"]
     words += ["--rows-per-file", str(count // 5), "--batch-size", "32" if count > 100 else "4", "--device", "cpu"]
-    words += ["--model", tiny_folder] if count < 100 else []  # 2,000 are for the model that ships with argus
+    words += ["--model", tiny_folder] if count < 100 else []
     with start(tmp_path, *words) as process:
         for line in process.stdout:
             if line.startswith("rows") and int(line.split()[1]) >= count // 2:
