@@ -44,7 +44,8 @@ class Request:
 
 
 class Annotator:
-    """A loaded model. Raises CommandError where it cannot be loaded, ValueError where it cannot write the task's boxes.
+    """A loaded model. Raises CommandError where it cannot be loaded, ValueError where it cannot write the task's boxes
+    or an option is out of range.
 
     `recipe` is how other processes make its image processor.
     """
@@ -58,8 +59,10 @@ class Annotator:
             )
             if request.task in TEXT_COLUMNS:
                 _ = self.processor.locations  # a model that cannot write boxes says so before an image is read
+        maker = self.processor.image_processor
+        maker.get_tile_grid(64, 64, **request.image_options)  # what is wrong with them is wrong with every image
         trusted = request.model if request.trust_remote_code else None
-        self.recipe = image_processor_recipe(self.processor.image_processor, trusted)
+        self.recipe = image_processor_recipe(maker, trusted)
         self._has_answered = False
 
     def __call__(self, batch: list[Prepared]) -> list[dict]:
@@ -129,12 +132,12 @@ class Annotator:
         import numpy as np
         import torch
 
-        from modeling_argus.encoded_argus import EncodedImage
+        from modeling_argus.encoded_argus import EncodedImage, sent
         from modeling_argus.prefix_argus import GEOMETRY
 
         maker, model = self.processor.image_processor, self.model
         options = {**{name: getattr(maker, name) for name in GEOMETRY}, **self.request.image_options}
-        pixels = torch.from_numpy(np.concatenate([image.tiles for image in images])).to(model.device)
+        pixels = sent(torch.from_numpy(np.concatenate([image.tiles for image in images])), model.device)
         with torch.no_grad():
             features = model.get_image_features(pixels, return_dict=True).pooler_output.to(model.dtype)
         parts = features.split([image.num_tiles for image in images])

@@ -125,6 +125,12 @@ def test_memory_that_is_short_halves_batches(pictures, annotate, rows_in, monkey
     assert "not enough memory" in rows_in(pictures.parent / "out")["pictures/deep/3.png"]["error"]
 
 
+def test_an_option_out_of_range_is_no_error_of_every_image(pictures, annotate):
+    error = annotate("pictures", "--task", "caption", "--out", "out", "--max-tiles", "5000", status=2)
+    assert "max_tiles=5000 is more than the 1024" in error
+    assert annotate("pictures", "--task", "caption", "--out", "out", "--max-tiles", "2")["new"] == 7
+
+
 def test_memory_that_suffices_for_nothing_ends_the_run(pictures, annotate, monkeypatch):
     import torch
 
@@ -200,6 +206,6 @@ def test_what_rays_tasks_and_actors_do_gives_the_same_rows(pictures, annotate, r
     assert images.num_rows == 7
     rows = [json.loads(text) for text in RayAnnotator(asdict(request), False)(images)["row"].to_pylist()]
     assert {row["id"]: row for row in rows} == rows_in(pictures.parent / "out")
-    lost = asdict(Request("caption", str(pictures), device="cpu"))
-    (fatal,) = RayAnnotator(lost, False)(images)["row"].to_pylist()
-    assert "could not be loaded" in json.loads(fatal)["fatal"]
+    wrong = asdict(Request("caption", str(pictures), device="cpu"))
+    (fatal,) = RayAnnotator(wrong, False)(images)["row"].to_pylist()
+    assert "holds a model of type None, not 'argus'" in json.loads(fatal)["fatal"]
