@@ -23,11 +23,12 @@ def template(node: ast.AST) -> str | None:
 
 
 def templates() -> list[str]:
+    """Every string of the three packages that is no docstring."""
     folders = ("modeling_argus", "processing_argus", "argus_tools")
-    trees = [
-        ast.parse(file.read_text(encoding="utf-8")) for folder in folders for file in (ROOT / folder).rglob("*.py")
-    ]
-    return [text for tree in trees for node in ast.walk(tree) if (text := template(node))]
+    files = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
+    return [text for node in nodes if node not in docstrings and (text := template(node))]
 
 
 def quoted(header: str) -> list[str]:
