@@ -152,3 +152,18 @@ def test_an_unknown_name_is_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
         run.main(["no_such_notebook"])
     assert stop.value.code == 2 and "1_quickstart" in capsys.readouterr().err
+
+
+def test_sheet_draws_each_pictures_boxes_on_that_picture():
+    from notebooks.sheet import GAP, sheet
+
+    pictures = [Image.new("RGB", size, "white") for size in ((400, 200), (100, 100), (200, 200), (300, 300))]
+    found = [None, {"boxes": [[25, 50, 75, 75]], "captions": ["a cup"], "scores": [0.5]}, None, None]
+    drawn = sheet(pictures, found, height=400, columns=2)
+    assert drawn.size == (800 + GAP + 400, 800 + GAP)
+    left, top, right, bottom = sheet(pictures, None, 400, 2).getbbox()
+    assert (left, top, right, bottom) == (0, 0, *drawn.size)
+    inked = Image.eval(drawn.convert("L"), lambda value: 255 * (value < 200)).getbbox()
+    x, y = 800 + GAP, 0  # where the second picture stands; its box is at a quarter to three quarters of its width
+    assert x + 80 <= inked[0] <= x + 100 and x + 300 <= inked[2] <= x + 400
+    assert y + 100 <= inked[1] <= y + 200 and y + 300 <= inked[3] <= y + 310
