@@ -11,6 +11,7 @@ except ImportError:
     spaces = None
 
 import html
+import json
 import logging
 import os
 import queue
@@ -186,10 +187,11 @@ def caption(*shared):
 @explained
 def ask(question: str, remember: bool, turns: list[str], *shared):
     question = checked(question, "Type a question first.")
-    history = turns if remember else []
+    turns = turns if turns[:1] == [shared[1]] else [shared[1]]  # a talk is about one image, whose path it begins with
+    history = turns[1:] if remember else []
     for seen, text, speed, _ in run("converse", [*history, question], *shared):
         talk = [*turns, question, text or "..."]
-        shown = [{"role": ROLES[i % 2], "content": html.escape(turn)} for i, turn in enumerate(talk)]
+        shown = [{"role": ROLES[i % 2], "content": html.escape(turn)} for i, turn in enumerate(talk[1:])]
         yield seen, talk, shown, "", speed
 
 
@@ -234,6 +236,11 @@ def checked(text: str | None, missing: str) -> str:
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
+
+
+COLUMNS = ["what", "score", "x1", "y1", "x2", "y2"]
+NO_ROWS = json.dumps({"headers": COLUMNS, "data": [], "metadata": None})
+CLEARED = f"() => ['', [], {', '.join(2 * ['null', 'null', NO_ROWS])}, '']"
 
 
 def build() -> gr.Blocks:
@@ -287,10 +294,9 @@ def build() -> gr.Blocks:
         ]
         stop.click(None, cancels=events, queue=False)
         talk.clear(lambda: [], None, turns, queue=False)
-        # Another image: nothing of the old one stays, and what is still at work on it is stopped.
-        old = [seen, turns, described, talk, *found, *located, speed]
-        empty = [None, [], "", [], *[None] * 6, ""]
-        image.change(lambda: empty, None, old, queue=False, show_progress="hidden", cancels=events)
+        image.clear(lambda: None, None, seen, queue=False)
+        # Another image: nothing of the old one stays on the page. In the browser, so that no answer is overtaken.
+        image.change(None, None, [described, talk, *found, *located, speed], js=CLEARED)
     return page.queue(max_size=32)
 
 
@@ -313,8 +319,7 @@ def box_outputs(name: str) -> list:
     with gr.Tab("Labels"):
         drawn = gr.Image(show_label=False, format="png", interactive=False, height=430, elem_id=f"{name}-drawn")
     with gr.Tab("Table"):
-        columns = ["what", "score", "x1", "y1", "x2", "y2"]
-        table = gr.Dataframe(headers=columns, interactive=False, elem_id=f"{name}-table")
+        table = gr.Dataframe(headers=COLUMNS, interactive=False, elem_id=f"{name}-table")
     return [annotated, drawn, table]
 
 

@@ -38,8 +38,10 @@ def open_page(browser, url: str, **options):
     return page
 
 
-def upload(page, file) -> None:
+def upload(page, file, arrives: bool = True) -> None:
     page.set_input_files("#image input[type=file]", file)
+    if arrives:
+        page.wait_for_selector("#image img", state="attached")
 
 
 def click(page, tab: str, button: str) -> None:
@@ -53,12 +55,13 @@ def wait_for_total(page) -> str:
     return page.inner_text("#speed")
 
 
-def ask(page, question: str, turns: int) -> list[str]:
-    """Asks, and gives back all that stands in the talk once it has so many turns and the answer is whole."""
+def ask(page, question: str) -> None:
     page.get_by_role("tab", name="Ask", exact=True).click()
     page.fill("#question textarea", question)
     page.press("#question textarea", "Enter")
-    page.locator("#talk .message.bot").nth(turns - 1).wait_for()
-    page.wait_for_function("!document.querySelector('#talk').innerText.trim().endsWith('...')")
-    page.locator("#speed").filter(has_text=re.compile("total")).wait_for()
-    return page.locator("#talk .message").all_inner_texts()
+
+
+def messages(page, of: str | None = None) -> list[str]:
+    """What stands in the talk; `of` is "user" or "bot", default both."""
+    selector = f"#talk [data-testid={of}]" if of else "#talk [data-testid=user], #talk [data-testid=bot]"
+    return [text.strip() for text in page.locator(selector).all_inner_texts()]

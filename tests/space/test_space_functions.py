@@ -42,14 +42,14 @@ def test_a_caption_is_streamed_and_is_the_models(app):
 
 def test_a_second_question_uses_the_kept_image(app, monkeypatch):
     seen, turns, shown, box, speed = last(app.ask("How many objects are there?", False, [], None, SCENE, *SETTINGS))
-    assert box == "" and len(turns) == 2 and [each["role"] for each in shown] == ["user", "assistant"]
-    assert turns[1] == app.model.answer([SCENE], turns[0], processor=app.processor)[0]
+    assert box == "" and turns[0] == SCENE and [each["role"] for each in shown] == ["user", "assistant"]
+    assert turns[2] == app.model.answer([SCENE], turns[1], processor=app.processor)[0]
     monkeypatch.setattr(app.model, "encode_images", lambda *_, **__: pytest.fail("the image was encoded again"))
     before = seen.encoded.nbytes
     again, turns, *_, speed = last(app.ask("What is the background?", False, turns, seen, SCENE, *SETTINGS))
-    assert again is seen and len(turns) == 4 and "kept" in speed
+    assert again is seen and len(turns) == 5 and "kept" in speed
     assert seen.encoded.nbytes == before  # the prompt's beginning, image and all, was kept too
-    assert turns[3] == app.model.answer([SCENE], turns[2], processor=app.processor)[0]
+    assert turns[4] == app.model.answer([SCENE], turns[3], processor=app.processor)[0]
 
 
 def test_earlier_turns_are_in_the_prompt_where_they_are_wanted(app, monkeypatch):
@@ -60,9 +60,10 @@ def test_earlier_turns_are_in_the_prompt_where_they_are_wanted(app, monkeypatch)
         "apply_chat_template",
         lambda messages, **how: prompts.append(messages) or template(messages, **how),
     )
-    turns = ["How many objects are there?", "Four."]
-    for remember, expected in ((True, 3), (False, 1)):
-        last(app.ask("What is the background?", remember, turns, None, SCENE, *SETTINGS))
+    turns = [SCENE, "How many objects are there?", "Four."]
+    other = str(EXAMPLES / "overlap.png")
+    for remember, image, expected in ((True, SCENE, 3), (False, SCENE, 1), (True, other, 1)):  # of this image alone
+        last(app.ask("What is the background?", remember, turns, None, image, *SETTINGS))
         assert len(prompts[-1]) == expected
         kinds = [part["type"] for message in prompts[-1] for part in message["content"]]
         assert kinds == ["image", *["text"] * expected]
