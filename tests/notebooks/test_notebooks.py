@@ -42,7 +42,7 @@ assert len(coco["annotations"]) == sum(len(each["boxes"]) for each in batch)
     "3_finetune_lora": """
 assert len(losses) == STEPS and sum(losses[-3:]) < 0.9 * sum(losses[:3]), losses
 assert set(before) == set(after) == set(reloaded) == set(held_out)
-assert all(scores["f1_50"] == 0 for scores in before.values()) and trainable < 0.2 * 2e6
+assert all(scores["f1_50"] == 0 for scores in before.values()) and trainable < 0.2 * merged.num_parameters()
 for name, scores in reloaded.items():  # merging rounds, and may move a box by a bin
     assert abs(scores["f1_50_boxes_alone"] - after[name]["f1_50_boxes_alone"]) < 0.15, (scores, after[name])
 assert not any("lora" in name for name, _ in merged.named_parameters())
