@@ -48,7 +48,7 @@ def take(opened, address: str, page_file: Path) -> None:
     page.wait_for_selector("#located img")
     wait_for_total(page)
     page.mouse.move(640, 790)  # away from what it would highlight
-    page.wait_for_load_state("networkidle")
+    page.wait_for_function("[...document.images].every((image) => image.complete)")
     page.screenshot(path=page_file, animations="disabled")
     with Image.open(page_file) as image:
         image.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE).save(OUT, optimize=True)
