@@ -35,7 +35,7 @@ def test_every_task_on_one_image(page, url):
     page.get_by_role("tab", name="Labels", exact=True).locator("visible=true").click()
     page.wait_for_selector("#located-drawn img")
     page.get_by_role("tab", name="Table", exact=True).locator("visible=true").click()
-    page.locator("#located-table").get_by_text(names[0].strip(), exact=True).first.wait_for()
+    page.locator("#located-table").get_by_text(names[0].strip(), exact=True).locator("visible=true").first.wait_for()
 
     page.get_by_role("tab", name="Find", exact=True).click()
     page.fill("#phrases textarea", "cat, red circle")
@@ -67,7 +67,7 @@ def test_answers_are_streamed_in_a_talk_about_one_image(page):
     assert len(messages(page)) == 4
     upload_again(page, OTHER)
     page.wait_for_function(
-        "document.querySelectorAll('#talk [data-testid]').length === 0"
+        "document.querySelectorAll('#talk [data-testid=bot]').length === 0"
     )  # another image, another talk
 
 
