@@ -51,7 +51,7 @@ def take(opened, address: str, page_file: Path) -> None:
     page.wait_for_function("[...document.images].every((image) => image.complete)")
     page.screenshot(path=page_file, animations="disabled")
     with Image.open(page_file) as image:
-        image.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE).save(OUT, optimize=True)
+        image.convert("RGB").save(OUT, optimize=True)
     if OUT.stat().st_size > MOST_BYTES:
         raise SystemExit(f"{OUT} has {OUT.stat().st_size} bytes, more than {MOST_BYTES}: take a simpler example")
     print(f"{OUT}: {OUT.stat().st_size} bytes")
