@@ -35,8 +35,9 @@ assert len(regions["boxes"]) == len(regions["captions"]) == len(regions["scores"
 for picture, each in [(image, regions), *zip(pictures, batch)]:
     for x1, y1, x2, y2 in each["boxes"].tolist():
         assert 0 <= x1 < x2 <= picture.width and 0 <= y1 < y2 <= picture.height
-assert region_scores(batch, "captions", truth)["f1_50_boxes_alone"] > 0.5
-assert all(label in phrases for found in alone for label in found["labels"])
+pairs = [list(zip(each["boxes"], each["captions"])) for each in right]
+assert region_scores(batch, "captions", pairs)["f1_50_boxes_alone"] > 0.5
+assert len(alone) == len(phrases) and len(merged["boxes"]) == sum(len(found["labels"]) for found in alone)
 assert len(coco["annotations"]) == sum(len(each["boxes"]) for each in batch)
 """,
     "3_finetune_lora": """
