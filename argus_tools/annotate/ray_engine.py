@@ -10,7 +10,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, replace
 
 from ..cli_support import CommandError, one_line
 from .annotator import Annotator, Request
@@ -28,13 +28,20 @@ def annotate_on_ray(items: list[Item], request: Request, job) -> Iterator[list[d
     Raises:
         CommandError: Ray is not installed, or the model cannot be loaded or fails as a whole.
     """
+    if os.path.isdir(request.model):
+        request = replace(request, model=os.path.abspath(request.model))
     with _cluster(job.actors, job.debug) as ray:
-        left = {item.id: item for item in items}
+        left = {item.id: _placed(item) for item in items}
         for at_once in (ITEMS_AT_ONCE, 1):
             for rows in _pass(ray, list(left.values()), request, job, at_once) if left else ():
                 yield [each for each in rows if left.pop(each["id"], None) is not None]
     lost = "the process that it was given to was lost twice"
     yield [row(Prepared(item.id, item.source, item.key, error=lost), request.task, None) for item in left.values()]
+
+
+def _placed(item: Item) -> Item:
+    """With a whole path: a cluster that was there before works in a folder of its own."""
+    return replace(item, path=os.path.abspath(item.path)) if item.path and item.kind != "url" else item
 
 
 def _pass(ray, items: list[Item], request: Request, job, at_once: int) -> Iterator[list[dict]]:
