@@ -22,7 +22,7 @@ import nbformat
 
 HERE = Path(__file__).resolve().parent
 # Where the notebooks are fetched from by Colab: change it here alone, and run this file.
-REPOSITORY = "argusvlm/argusvlm"
+REPOSITORY = "YOUR_NAME/argusvlm"  # no account can be called so: until it is changed, nobody's code is fetched
 FAST = "ARGUS_NOTEBOOKS_FAST"
 MOST_BYTES = 500_000
 _PATH = re.compile(r"(?<![\w.:/])/(?:root|home|tmp|work|usr|content|Users|var)/[\w./-]*|site-packages")
@@ -39,7 +39,7 @@ from pathlib import Path
 COLAB = "google.colab" in sys.modules
 if COLAB and not Path("argusvlm").exists():  # not run here
     subprocess.run("git clone -q --depth 1 https://github.com/{REPOSITORY} argusvlm".split(), check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "./argusvlm[train,bench]"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "./argusvlm[train,bench,eval]", "torchao>=0.18"], check=True)
 places = [Path("argusvlm").resolve()] if COLAB else [Path.cwd(), *Path.cwd().parents]
 ROOT = next(folder for folder in places if (folder / "hub_cards").is_dir())
 sys.path.insert(0, str(ROOT))

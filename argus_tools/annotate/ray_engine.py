@@ -138,7 +138,7 @@ def _cluster(actors: int, debug: bool):
         import ray
         import ray.data
     except ImportError as error:
-        raise CommandError('--engine ray needs Ray Data: pip install "argusvlm[ray]"') from error
+        raise CommandError('--engine ray needs Ray Data: pip install "ray[data]"') from error
     mine = not ray.is_initialized()
     if mine:
         handler = signal.getsignal(signal.SIGTERM)

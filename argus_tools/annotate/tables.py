@@ -36,7 +36,7 @@ def import_pyarrow():
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise CommandError('Parquet and `datasets` folders need pyarrow: pip install "argusvlm[annotate]"') from error
+        raise CommandError("Parquet and `datasets` folders need pyarrow: pip install pyarrow") from error
     return pyarrow
 
 
@@ -81,7 +81,7 @@ class SavedDataset:
         try:
             import datasets
         except ImportError as error:
-            raise CommandError(f'{path} needs the library datasets: pip install "argusvlm[annotate]"') from error
+            raise CommandError(f"{path} needs the library datasets: pip install datasets") from error
         loaded = datasets.load_from_disk(path)
         self.path, self.folder = path, path
         self._parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}

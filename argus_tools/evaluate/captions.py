@@ -86,7 +86,7 @@ def score(references: dict, captions: dict, kind: str = "auto") -> dict:
         from pycocoevalcap.bleu.bleu import Bleu
         from pycocoevalcap.cider.cider import Cider
     except ImportError as error:
-        raise CommandError('captions are scored by pycocoevalcap: pip install "argusvlm[eval]"') from error
+        raise CommandError("captions are scored by pycocoevalcap: pip install pycocoevalcap") from error
     images = list(references)
     tokens = iter(tokenize([text for image in images for text in (captions[image], *references[image])], kind))
     predicted, true = {}, {}

@@ -26,7 +26,7 @@ def score(dataset: dict, predictions: dict) -> dict:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise CommandError('detection is scored by pycocotools: pip install "argusvlm[eval]"') from error
+        raise CommandError("detection is scored by pycocotools: pip install pycocotools") from error
     images = [image["id"] for image in dataset["images"]]
     categories = {category["name"].lower(): category["id"] for category in dataset["categories"]}
     detected, dropped = [], 0

@@ -51,7 +51,7 @@ def open_meteor(kind: str = "auto") -> Iterator:
 def why_no_jar() -> str:
     """What METEOR 1.5 lacks here, in words; empty where it can run."""
     if jar_path() is None:
-        return 'its jar is not installed (pip install "argusvlm[eval]" brings pycocoevalcap)'
+        return "its jar is not installed (it comes with pip install pycocoevalcap)"
     return why_no_java()
 
 

@@ -27,7 +27,7 @@ def lora_config(
     try:
         from peft import LoraConfig
     except ImportError as error:
-        raise ImportError('LoRA needs peft: pip install "argusvlm[train]"') from error
+        raise ImportError("LoRA needs peft: pip install peft") from error
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}.")
     targets = rf".*text_model\..*\.({'|'.join(TEXT_TARGETS)})"

@@ -111,7 +111,7 @@ def draw(cells, variants: list[dict], path: Path) -> Path | None:
     try:
         import matplotlib
     except ImportError:
-        print("boxes: no plot, because matplotlib is not installed (pip install 'argusvlm[bench]')")
+        print("boxes: no plot, because matplotlib is not installed (pip install matplotlib)")
         return None
     matplotlib.use("Agg")
     from matplotlib import pyplot

@@ -208,7 +208,7 @@ class Report:
         try:
             import matplotlib
         except ImportError:
-            print(f"{self.name}: no plot, because matplotlib is not installed (pip install 'argusvlm[bench]')")
+            print(f"{self.name}: no plot, because matplotlib is not installed (pip install matplotlib)")
             return None
         matplotlib.use("Agg")
         from matplotlib import pyplot

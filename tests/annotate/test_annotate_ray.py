@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'argusvlm[ray]'")
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray[data]'")
 
 import ray
 

@@ -211,7 +211,7 @@ def import_datasets():
     try:
         import datasets
     except ImportError as error:
-        raise ImportError('readers of training data need datasets: pip install "argusvlm[train]"') from error
+        raise ImportError("readers of training data need datasets: pip install datasets") from error
     return datasets
 
 
