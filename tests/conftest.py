@@ -13,7 +13,7 @@ if not torch.cuda.is_available():  # Triton's kernels are interpreted then; it a
 
 from tiny import SHAPES, tiny_model
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # two processes share two cores
 
 
 @pytest.fixture(scope="session", params=sorted(SHAPES))
