@@ -62,6 +62,7 @@ def run_config(
                 made = make_nano(Path(trial) / "start", seed=config.seed, **config.nano) if new else None
                 open_run(config, out, restart)
                 if new:
+                    shutil.rmtree(folder.with_name(".start"), ignore_errors=True)  # of a kill while it was copied
                     shutil.copytree(made, folder.with_name(".start"))
                     folder.with_name(".start").rename(folder)
     processor = processor or ArgusProcessor.from_pretrained(folder)

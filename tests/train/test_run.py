@@ -149,6 +149,17 @@ def test_a_kill_leaves_no_model_of_fewer_stages(tmp_path, squares, monkeypatch, 
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["all", "model", "more", "run.json", "start"]
 
 
+def test_a_start_that_was_not_copied_to_its_end_is_made_again(tmp_path, squares, monkeypatch):
+    def killed(source, target):
+        Path(target).mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run.shutil, "copytree", killed)
+        run_config(config(tmp_path / "run", [{"steps": 1}]), progress=False)
+    assert run_config(config(tmp_path / "run", [{"steps": 1}]), progress=False).is_dir()
+
+
 def test_what_a_run_is_stays_known_while_it_is_written_again(tmp_path, monkeypatch):
     file = tmp_path / "run.json"
     saving.write_json(file, {"seed": 1})
