@@ -303,8 +303,8 @@ def build() -> gr.Blocks:
         # Another image: what still runs is of the old one and ends first, then nothing of that stays on the page. The
         # browser does it, so that no answer is overtaken.
         image.change(None, cancels=events, queue=False)
-        image.change(lambda: [], None, turns, queue=False)
         image.change(None, None, [described, talk, *found, *located, speed], js=CLEARED)
+        image.change(lambda: [], None, turns, queue=False)
     return page.queue(max_size=32)
 
 
