@@ -123,7 +123,10 @@ def draw_convention(num_location_bins: int, scene: Path, out: Path) -> Path:
     draw.text((margin + W / 2, near - 10), f"x: 0 to {SCENE_SIZE[1]} pixels", _INK, small, "ms")
     draw.line((near, margin, near, bottom), _INK, 2)
     draw.polygon([(near, bottom), (near - 5, bottom - 8), (near + 5, bottom - 8)], fill=_INK)
-    draw.text((near - 18, margin + H / 2), "y", _INK, small, "mm")
+    label = Image.new("L", (H, 24))
+    ImageDraw.Draw(label).text((H / 2, 20), f"y: 0 to {SCENE_SIZE[0]} pixels", 255, small, "ms")
+    turned = label.rotate(90, expand=True)
+    canvas.paste(_INK, (near - 30, margin), turned)
     y = margin + H + 26
     draw.text((margin, y), "written (y1 x1 y2 x2, then the caption):", _INK, small, "ls")
     draw.text((margin, y + 28), written, _LINE, large, "ls")

@@ -71,7 +71,7 @@ def export(
             shutil.copyfile(path, work / path.name)
         _write_auto_maps(work)
         if not (work / "README.md").exists():
-            (work / "README.md").write_text(_card(target.name), encoding="utf-8")
+            (work / "README.md").write_text(_card(target.name, _writes_boxes(work)), encoding="utf-8")
         os.chmod(work, 0o777 & ~_umask())  # mkdtemp's folders are private
         _move(work, target)
     finally:
@@ -199,14 +199,19 @@ def _umask() -> int:
     return mask
 
 
-def _card(name: str) -> str:
+def _writes_boxes(folder: Path) -> bool:
+    """Whether the model has location tokens: a converted SmolVLM or InternVL3 has none."""
+    path = folder / "processor_config.json"
+    return path.exists() and bool(_read_object(path).get("num_location_bins"))
+
+
+def _card(name: str, boxes: bool) -> str:
+    tags = "\n".join(f"- {tag}" for tag in ("custom_code", *(("dense-captioning", "grounding") if boxes else ())))
     return f"""---
 library_name: transformers
 pipeline_tag: image-text-to-text
 tags:
-- custom_code
-- dense-captioning
-- grounding
+{tags}
 ---
 
 # {name}
@@ -216,6 +221,7 @@ An ArgusVLM checkpoint, written by `argus export`. It loads with `trust_remote_c
 ```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+path = {json.dumps(name)}
 processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
 model = AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=True, dtype="auto")
 ```

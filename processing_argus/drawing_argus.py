@@ -208,7 +208,7 @@ def _on_canvas(box: Sequence[float], scale: float, W: int, H: int) -> Box | None
     (x1, x2), (y1, y2) = sorted(values[0::2]), sorted(values[1::2])
     if x2 < 0 or y2 < 0 or x1 > W or y1 > H:
         return None
-    return (max(0.0, x1), max(0.0, y1), min(W - 1.0, x2), min(H - 1.0, y2)) if x1 < W and y1 < H else None
+    return tuple(min(max(0.0, value), side - 1.0) for value, side in zip((x1, y1, x2, y2), (W, H, W, H)))
 
 
 def _overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -62,6 +62,7 @@ def run_config(
                 made = make_nano(Path(trial) / "start", seed=config.seed, **config.nano) if new else None
                 open_run(config, out, restart)
                 if new:
+                    shutil.rmtree(folder.with_name(".start"), ignore_errors=True)  # of a kill while it was copied
                     shutil.copytree(made, folder.with_name(".start"))
                     folder.with_name(".start").rename(folder)
     processor = processor or ArgusProcessor.from_pretrained(folder)
@@ -71,15 +72,24 @@ def run_config(
     for stage, settings, samples in zip(config.stages, arguments, mixtures):
         done = out / stage.name / "last"
         if not done.is_dir():
+            if state.is_main_process:
+                _discard(out / "model")  # of fewer stages; before this one's end, lest a kill leaves both
             if not _run_stage(config, stage, settings, folder, processor, samples, stop):
                 return None
-            if state.is_main_process:
-                shutil.rmtree(out / "model", ignore_errors=True)  # of fewer stages
         folder = done
     with state.main_process_first():
         if state.is_main_process and not (out / "model").is_dir():
             save_checkpoint(_load(config, folder), processor, out / "model")
     return out / "model"
+
+
+def _discard(folder: Path) -> None:
+    """Delete a folder that may be there, in a way that a kill leaves all of it or nothing under its name."""
+    old = folder.with_name(f".{folder.name}-old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.is_dir():
+        folder.rename(old)
+        shutil.rmtree(old)
 
 
 def _mixtures(config: TrainConfig) -> list[Mixture]:

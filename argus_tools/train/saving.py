@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from argus_tools.cli_support import whole_file
 from argus_tools.export import AUTO_MAP
 from modeling_argus import ArgusTextConfig, ArgusVisionConfig
 
@@ -18,6 +19,8 @@ def save_checkpoint(
     model, processor, out: str | Path, *, dtype: torch.dtype | None = None, weights: dict | None = None
 ):
     """Write weights, configs, tokenizer, chat template and processor files to `out`, whole or not at all.
+
+    It is on the disk, not in the system's memory alone, when this returns: what it stands for may then be deleted.
 
     dtype: cast the weights (None: as they are). weights: a whole state dict, where the model's own are sharded.
     What was in `out` before is replaced.
@@ -42,6 +45,8 @@ def save_checkpoint(
         write_json(work / "generation_config.json", generation)
         processor.save_pretrained(work)
         work.chmod(0o755)
+        for path in (*work.rglob("*"), work):
+            _flush(path)
         if out.is_dir():
             old = work.with_name(work.name + "-old")
             out.rename(old)
@@ -49,9 +54,21 @@ def save_checkpoint(
             shutil.rmtree(old)
         else:
             work.rename(out)
+        _flush(out.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return out
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    if path.is_dir() and os.name == "nt":  # has no such thing for folders
+        return
+    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
@@ -85,5 +102,6 @@ def tidy_config(raw: dict, dtype: torch.dtype) -> None:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Indented JSON with a final newline."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    """Indented JSON with a final newline; what was in the file before stays until all of it is written."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -64,8 +64,12 @@ def look(seen: Seen | None, path: str | None, max_tiles: float, max_upscale: flo
     if seen is not None and seen.key == key:
         return seen
     try:
+        if os.path.getsize(path) > MAX_FILE_MB * 2**20:
+            raise gr.Error(f"The file is too large: at most {MAX_FILE_MB} MB are taken.", print_exception=False)
         with Image.open(path) as image:  # the header alone
             width, height = image.size
+    except FileNotFoundError as error:  # `delete_cache` of `build`
+        raise gr.Error("The image is kept for an hour only: upload it again.", print_exception=False) from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise gr.Error("This file is not an image that can be read.", print_exception=False) from error
     except Image.DecompressionBombError:
@@ -254,6 +258,7 @@ def build() -> gr.Blocks:
                 image = gr.Image(label="Image", sources=["upload", "clipboard"], height=340, elem_id="image")
                 # Its path alone: `look` reads it, with words of its own for what is no image.
                 image.preprocess = lambda payload: payload.path if payload is not None else None
+                image.async_move_resource_to_block_cache = uploads_alone(image.async_move_resource_to_block_cache)
                 gr.Examples(sorted(map(str, (HERE / "examples").glob("*.png"))), image, cache_examples=False)
                 with gr.Accordion("Tiles and decoding", open=False):
                     settings = controls()
@@ -295,9 +300,23 @@ def build() -> gr.Blocks:
         stop.click(None, cancels=events, queue=False)
         talk.clear(lambda: [], None, turns, queue=False)
         image.clear(lambda: None, None, seen, queue=False)
-        # Another image: nothing of the old one stays on the page. In the browser, so that no answer is overtaken.
+        # Another image: what still runs is of the old one and ends first, then nothing of that stays on the page. The
+        # browser does it, so that no answer is overtaken.
+        image.change(None, cancels=events, queue=False)
         image.change(None, None, [described, talk, *found, *located, speed], js=CLEARED)
+        image.change(lambda: [], None, turns, queue=False)
     return page.queue(max_size=32)
+
+
+def uploads_alone(move):
+    """What brings a component's files in, for all but addresses: of those, gradio downloads any number of bytes."""
+
+    async def moved(path):
+        if str(path).lower().startswith(("http://", "https://")):
+            raise gr.Error("Upload the image: addresses are not fetched here.", print_exception=False)
+        return await move(path)
+
+    return moved
 
 
 def controls() -> list:

@@ -250,9 +250,19 @@ def test_the_picture_of_the_convention(tmp_path):
         with Image.open(out) as picture:
             picture.load()
             assert picture.format == "PNG" and min(picture.size) > 400
+            beside_the_axis = picture.convert("L").crop((0, 60, 38, 490)).point(lambda value: 255 * (value < 128))
+            _, top, _, bottom = beside_the_axis.getbbox()
+            assert bottom - top > 100, "the y axis says what it counts, as the x axis does"
     assert (tmp_path / "64" / "boxes.png").read_bytes() != (tmp_path / "1000" / "boxes.png").read_bytes()
     with Image.open(ROOT / "examples" / "scene.png") as scene:
         assert scene.size == cards.SCENE_SIZE
+
+
+@each_card
+def test_the_picture_of_the_convention_is_called_an_illustration(page):
+    (alt,) = re.findall(rf"!\[([^\]]*)\]\({cards.PICTURE.as_posix()}\)", text_of(page))
+    caption = text_of(page).partition(f"({cards.PICTURE.as_posix()})")[2].strip()
+    assert all(text.startswith("An illustration, drawn, not predicted: ") for text in (alt, caption))
 
 
 def test_export_carries_card_pictures_and_results(tmp_path):

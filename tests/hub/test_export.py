@@ -1,9 +1,11 @@
 """`export`: what the folder holds, what it refuses, and that nothing half-written is left behind."""
 
 import json
+import re
 import shutil
 
 import pytest
+from huggingface_hub import ModelCard
 
 from argus_tools import export as export_module
 from argus_tools.export import AUTO_MAP, export
@@ -48,6 +50,21 @@ def test_only_what_a_hub_folder_needs_is_taken(tiny_checkpoint, tmp_path):
     assert (out / "images" / "a.png").exists() and (out / ".eval_results" / "scenes.yaml").exists()
     names = {path.name for path in out.rglob("*")}
     assert not names & {"checkpoint-500", "trainer_state.json", "optimizer.pt", ".cache"}
+
+
+@pytest.mark.parametrize("bins", [64, None])
+def test_a_missing_card_is_begun(tiny_checkpoint, tmp_path, monkeypatch, bins):
+    source = shutil.copytree(tiny_checkpoint, tmp_path / "source", ignore=shutil.ignore_patterns("README.md"))
+    processor = json.loads((source / "processor_config.json").read_text(encoding="utf-8"))
+    (source / "processor_config.json").write_text(json.dumps({**processor, "num_location_bins": bins}))
+    card = ModelCard.load(export(source, tmp_path / "mine") / "README.md")
+    assert set(card.data.tags) == {"custom_code"} | ({"dense-captioning", "grounding"} if bins else set())
+    (snippet,) = re.findall(r"```python\n(.*?)```", card.text, re.S)
+    found = []
+    for name in ("AutoProcessor", "AutoModelForImageTextToText"):
+        monkeypatch.setattr(f"transformers.{name}.from_pretrained", lambda path, **_: found.append(path))
+    exec(snippet, {})
+    assert found == ["mine", "mine"]
 
 
 def test_a_target_with_content_is_refused(tiny_checkpoint, tmp_path):

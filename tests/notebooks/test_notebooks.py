@@ -5,6 +5,7 @@ import base64
 import importlib.util
 import io
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -111,6 +112,16 @@ def test_badge_and_first_cell_are_the_ones_of_all(name):
     assert f"github/{run.REPOSITORY}/blob/main/{path.relative_to(ROOT)})" in top.split("\n")[0]
     assert f"github.com/{run.REPOSITORY} " in run.SETUP
     assert "has not been run" in " ".join(top.split()) and "Colab" in top
+
+
+def test_the_command_beside_fine_tuning_trains_as_the_notebook_does():
+    source = "\n".join(cell.source for cell in nbformat.read(run.paths(["lora"])[0], as_version=4).cells)
+    (command,) = re.findall(r"`python (examples/finetune_lora.py [^`]*)`", source)
+    script, *arguments = command.split()
+    said = runpy.run_path(str(ROOT / script))["parse_arguments"](arguments)
+    (steps, batch), (rate,) = (re.findall(r"else \((\d+), (\d+)\)", source)[0], re.findall(r"rate=(\S+),", source))
+    assert (said.steps, said.batch_size, said.learning_rate) == (int(steps), int(batch), float(rate))
+    assert said.rank == int(re.search(r"rank=(\d+)", source)[1]) and said.images is None
 
 
 def test_links_between_notebooks_and_files_that_they_name_exist():

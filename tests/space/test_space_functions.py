@@ -1,5 +1,6 @@
 """What the Space's buttons do, without a browser: streams, kept images, limits, messages for what goes wrong."""
 
+import asyncio
 import copy
 import pickle
 import threading
@@ -114,12 +115,16 @@ def test_what_a_session_keeps_can_go_to_another_process(app):
     assert copy.deepcopy(seen).key == seen.key
 
 
-def test_generation_ends_when_nobody_listens(app):
+def test_generation_ends_when_nobody_listens(app, monkeypatch):
+    put, calls, caption = app.Stream.put, [], app.model.caption
+    monkeypatch.setattr(app.Stream, "put", lambda self, value: calls.append(1) or put(self, value))
+    # Left alone, it would write all of them.
+    monkeypatch.setattr(app.model, "caption", lambda *a, **options: caption(*a, **options, min_new_tokens=1024))
     threads = threading.active_count()
-    running = app.caption(None, SCENE, 1, 0, 1024, 1.5, 1)
+    running = app.caption(None, SCENE, 1, 0, 1024, 0, 1)
     next(running)
     running.close()
-    assert threading.active_count() == threads
+    assert threading.active_count() == threads and 1 < len(calls) < 256
 
 
 # --- limits and messages ----------------------------------------------------------------------------------------------
@@ -147,6 +152,22 @@ def test_too_many_pixels_are_refused_from_the_header(app, tmp_path, monkeypatch)
     assert "40 megapixels" in refused(app.caption, None, str(tmp_path / "large.png"), *SETTINGS)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)  # Pillow's own limit comes first
     assert "40 megapixels" in refused(app.caption, None, str(tmp_path / "large.png"), *SETTINGS)
+
+
+def test_files_are_uploads_of_a_limited_size_that_are_still_there(app, tmp_path, monkeypatch):
+    (tmp_path / "heavy.png").write_bytes((EXAMPLES / "scene.png").read_bytes() + bytes(app.MAX_FILE_MB * 2**20))
+    assert "10 MB" in refused(app.caption, None, str(tmp_path / "heavy.png"), *SETTINGS)
+    assert "upload it again" in refused(app.caption, None, str(tmp_path / "gone.png"), *SETTINGS)
+
+    async def download(*_, **__):
+        pytest.fail("it was fetched")
+
+    monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", download)
+    function = next(each for each in app.demo.fns.values() if each.api_name == "caption")
+    for address in ("http://127.0.0.1:9/large.png", "HTTPS://example.org/large.png"):
+        payload = {"path": address, "meta": {"_type": "gradio.FileData"}}
+        with pytest.raises(gradio.Error, match="not fetched"):
+            asyncio.run(app.demo.preprocess_data(function, [None, payload, *SETTINGS], None))
 
 
 def test_turned_and_transparent_images_are_shown_as_the_model_reads_them(app, tmp_path):
@@ -180,7 +201,7 @@ def test_what_nobody_foresaw_is_logged_and_not_shown(app, monkeypatch, caplog):
 def test_the_page_works_one_request_at_a_time_from_a_short_queue(app):
     at_work = [each for each in app.demo.fns.values() if each.concurrency_id == "model"]
     assert len(at_work) == 6 and {each.concurrency_limit for each in at_work} == {1}
-    assert app.demo.max_size == 32 if hasattr(app.demo, "max_size") else True
+    assert app.demo._queue.max_size == 32
     assert app.options()["max_file_size"] == "10mb" and not app.options()["show_error"]
 
 

@@ -4,6 +4,7 @@ Without Chromium or playwright they are skipped, and say so.
 """
 
 import re
+import threading
 
 import pytest
 from browsing import EXAMPLES, ask, click, messages, open_page, upload, wait_for_total
@@ -75,6 +76,30 @@ def upload_again(page, file):
     page.locator("#image").get_by_role("button", name="Remove Image").click()
     page.wait_for_selector("#image img", state="detached")
     upload(page, file)
+
+
+@pytest.mark.parametrize("tab", ["Describe", "Ask"])
+def test_an_answer_ends_when_its_image_goes(page, app, monkeypatch, tab):
+    """The image is changed while words of the first one still come: none of them stays, none follows."""
+    go_on, put = threading.Event(), app.Stream.on_finalized_text
+
+    def held(self, text, stream_end=False):
+        put(self, text, stream_end)
+        assert not text or go_on.wait(120)
+
+    monkeypatch.setattr(app.Stream, "on_finalized_text", held)
+    upload(page, SCENE)
+    if tab == "Ask":
+        ask(page, "Describe the image.")
+        page.locator("#talk [data-testid=bot]").wait_for()
+    else:
+        click(page, "Describe", "Describe the image")
+        page.wait_for_function("document.querySelector('#caption textarea').value")
+    upload_again(page, OTHER)
+    go_on.set()
+    click(page, "Everything", "Box and caption everything")  # one answer at a time: behind what is left of the first
+    page.locator("#speed").filter(has_text=re.compile("total.*320 x 240")).wait_for()
+    assert not page.input_value("#caption textarea") and not messages(page)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
 from argus_tools.draw import SUFFIXES, drawable_suffix
@@ -183,6 +185,23 @@ def test_odd_boxes_are_cut_ordered_or_left_out():
     for box in ((900, 900, 950, 950), (-50, -50, -1, -1), (float("nan"), 0, 5, 5), (0, 0, float("inf"), 5)):
         assert (np.asarray(draw_regions(image, [box], ["gone"])) == GROUND).all()
     assert (np.asarray(draw_regions(image, [(400, 400, 400, 400)], ["a point"])) != GROUND).any()
+
+
+# At, within a pixel of and beyond the edges of an image of 800 x 600, and anywhere.
+COLUMN = st.sampled_from([-1.0, 0.0, 0.5, 799.0, 799.5, 800.0, 801.0]) | st.floats(-2, 802)
+ROW = st.sampled_from([-1.0, 0.0, 0.5, 599.0, 599.5, 600.0, 601.0]) | st.floats(-2, 602)
+
+
+@settings(max_examples=25, deadline=None)
+@given(box=st.tuples(COLUMN, ROW, COLUMN, ROW))
+@example(box=(799.5, 100.0, 799.5, 200.0))
+@example(box=(100.0, 599.5, 200.0, 599.9))
+@example(box=(800.0, 600.0, 800.0, 600.0))
+def test_boxes_that_touch_the_edges_are_drawn(box):
+    drawn = draw_regions(gray(800, 600), [box], ["an edge"])
+    (x1, x2), (y1, y2) = sorted(box[0::2]), sorted(box[1::2])
+    inside = x2 >= 0 and y2 >= 0 and x1 <= 800 and y1 <= 600
+    assert (np.asarray(drawn) != GROUND).any() == inside
 
 
 def test_captions_of_any_kind_are_drawn():

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from argus_tools.cli import main
 from argus_tools.export import export
+from argus_tools.train import run, saving
 from argus_tools.train.config import StageConfig, parse_config
 from argus_tools.train.run import run_config
 from argus_tools.train.trainer import rate_at
@@ -116,6 +119,78 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_left(tmp_path, squares)
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.parametrize("moment", ["while the old model goes", "at the end of the second stage"])
+def test_a_kill_leaves_no_model_of_fewer_stages(tmp_path, squares, monkeypatch, moment):
+    one = config(tmp_path / "run", [{"steps": 1}])
+    run_config(one, progress=False)
+    two = dataclasses.replace(one, stages=(*one.stages, dataclasses.replace(one.stages[0], name="more")))
+    remove, run_stage = shutil.rmtree, run._run_stage
+
+    def killed_in_between(path, *arguments, **options):
+        if Path(path).is_dir() and "model" in Path(path).name and Path(path).parent == tmp_path / "run":
+            (Path(path) / "config.json").unlink()
+            raise KeyboardInterrupt
+        remove(path, *arguments, **options)
+
+    def killed_after(*arguments):
+        assert run_stage(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if moment.startswith("while"):
+            patch.setattr(run.shutil, "rmtree", killed_in_between)
+        else:
+            patch.setattr(run, "_run_stage", killed_after)
+        with pytest.raises(KeyboardInterrupt):
+            run_config(two, progress=False)
+    model, stage = weights(run_config(two, progress=False)), weights(tmp_path / "run" / "more" / "last")
+    assert all(torch.equal(value, model[name]) for name, value in stage.items())
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "model")
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["all", "model", "more", "run.json", "start"]
+
+
+def test_a_start_that_was_not_copied_to_its_end_is_made_again(tmp_path, squares, monkeypatch):
+    def killed(source, target):
+        Path(target).mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run.shutil, "copytree", killed)
+        run_config(config(tmp_path / "run", [{"steps": 1}]), progress=False)
+    assert run_config(config(tmp_path / "run", [{"steps": 1}]), progress=False).is_dir()
+
+
+def test_what_a_run_is_stays_known_while_it_is_written_again(tmp_path, monkeypatch):
+    file = tmp_path / "run.json"
+    saving.write_json(file, {"seed": 1})
+    write = Path.write_text
+
+    def killed(self, text, **how):
+        write(self, text[: len(text) // 2], **how)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        saving.write_json(file, {"seed": 2})
+    assert json.loads(file.read_text()) == {"seed": 1} and list(tmp_path.iterdir()) == [file]
+
+
+def test_weights_are_on_the_disk_before_the_checkpoints_go(tmp_path, squares, monkeypatch):
+    flushed, remove, flush = set(), shutil.rmtree, os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.add(os.fstat(handle).st_ino) or flush(handle))
+    seen = []
+
+    def look(path, *arguments, **options):
+        if Path(path).name.startswith("checkpoint-"):
+            last = Path(path).parent / "last"
+            seen.extend(each.stat().st_ino in flushed for each in (*last.rglob("*"), last, last.parent))
+        remove(path, *arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", look)
+    run_config(config(tmp_path / "run", [{"steps": 2}]), progress=False)
+    assert len(seen) > 5 and all(seen)
+
+
 def test_nothing_is_written_or_deleted_before_all_is_known_to_fit(tmp_path, squares):
     good = config(tmp_path / "run", [{"steps": 1}])
     for change in (
@@ -169,8 +244,6 @@ def test_naming_alone_needs_objects(tmp_path, squares, monkeypatch):
 
 
 def test_parts_learn_at_their_own_rates_and_vectors_do_not_decay(tmp_path, squares, monkeypatch):
-    from argus_tools.train import run
-
     seen = []
     monkeypatch.setattr(run.ArgusTrainer, "train", lambda self, **_: seen.append(self.create_optimizer()) or stop())
 
@@ -185,8 +258,6 @@ def test_parts_learn_at_their_own_rates_and_vectors_do_not_decay(tmp_path, squar
 
 
 def test_muon_steps_the_matrices_of_layers_and_adamw_the_rest(tmp_path, squares, monkeypatch):
-    from argus_tools.train import run
-
     seen = []
 
     def stop(self, **_):
