@@ -65,9 +65,9 @@ def annotate(job: Job, request: Request) -> dict:
     """
     items = list_items(list(job.inputs), job.image_column, leave_out=str(job.out))
     items = [item for item in items if in_shard(item.id, job.shard, job.num_shards)]
-    claim(job.out, job.command(request), job.restart)
     name = f"{job.shard:05d}-of-{job.num_shards:05d}"
     with lock(job.out, f"shard-{name}"):
+        claim(job.out, job.command(request), job.restart, holding=f"shard-{name}")
         about = {"argus_annotate": json.dumps(job.command(request))}
         writer = ShardWriter(
             job.out, request.task, job.file_format, job.shard, job.num_shards, job.rows_per_file, about

@@ -10,6 +10,7 @@ import pytest
 
 import argus_tools.annotate.annotator
 from argus_tools.annotate.annotator import Annotator, Request
+from argus_tools.annotate.manifest import claim, lock
 from argus_tools.cli import main
 
 GOOD = {
@@ -192,6 +193,22 @@ def test_a_folder_of_another_command_is_refused(pictures, annotate, monkeypatch)
     os.rename("pictures/0.png", "empty/pictures/0.png")
     monkeypatch.chdir("empty")
     assert "located is" in annotate("pictures/0.png", "--task", "caption", "--out", "../out", status=2)
+
+
+def test_a_run_that_is_under_way_keeps_its_folder(pictures, annotate, rows_in):
+    out, command = pictures.parent / "out", ["pictures/0.png", "--task", "caption", "--out", "out"]
+    with lock(out, "shard-00000-of-00001"):  # no row yet
+        claim(out, {"task": "ask", "num_shards": 1})
+        before = (out / "manifest.json").read_text()
+        assert "another process writes shard-00000-of-00001" in annotate(*command, status=2)
+        assert (out / "manifest.json").read_text() == before
+    assert annotate(*command)["new"] == 1
+    rows = rows_in(out)
+    for shard in ("00000-of-00001", "00001-of-00002"):
+        with lock(out, f"shard-{shard}"):
+            assert f"another process writes shard-{shard}" in annotate(*command, "--restart", status=2)
+        assert rows_in(out) == rows
+    assert annotate(*command, "--restart")["new"] == 1
 
 
 def test_what_rays_tasks_and_actors_do_gives_the_same_rows(pictures, annotate, rows_in, tiny_folder):
