@@ -1,5 +1,6 @@
 """`argus annotate` in this process, on a tiny model: rows, files, going on, refusals."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,8 +11,11 @@ import pytest
 
 import argus_tools.annotate.annotator
 from argus_tools.annotate.annotator import Annotator, Request
+from argus_tools.annotate.items import Item
 from argus_tools.annotate.manifest import claim, lock
+from argus_tools.annotate.run import Job
 from argus_tools.cli import main
+from argus_tools.cli_support import CommandError
 
 GOOD = {
     "pictures/0.png": (64, 40),
@@ -223,6 +227,32 @@ def test_what_rays_tasks_and_actors_do_gives_the_same_rows(pictures, annotate, r
     assert images.num_rows == 7
     rows = [json.loads(text) for text in RayAnnotator(asdict(request), False)(images)["row"].to_pylist()]
     assert {row["id"]: row for row in rows} == rows_in(pictures.parent / "out")
+    broken = pa.concat_tables(decode(pa.table({"items": items}), '{"settings": {"tile_size": "none"}}', {}))
+    (fatal,) = RayAnnotator(asdict(request), False)(broken)["row"].to_pylist()
+    assert "a machine of the cluster cannot decode: " in json.loads(fatal)["fatal"]
     wrong = asdict(Request("caption", str(pictures), device="cpu"))
     (fatal,) = RayAnnotator(wrong, False)(images)["row"].to_pylist()
     assert "holds a model of type None, not 'argus'" in json.loads(fatal)["fatal"]
+
+
+def test_what_ray_loses(monkeypatch):
+    from argus_tools.annotate import ray_engine
+
+    items, request = [Item(name, name, "file", name) for name in "ab"], Request("caption", "model")
+    job = Job(("x",), None, {}, engine="ray")
+    monkeypatch.setattr(ray_engine, "_cluster", lambda *arguments: contextlib.nullcontext())
+    monkeypatch.setattr(ray_engine, "_pass", lambda *arguments: iter(()))
+    with pytest.raises(CommandError, match="Ray lost all of 2 images, each twice"):
+        list(ray_engine.annotate_on_ray(items, request, job))
+    monkeypatch.setattr(ray_engine, "_pass", lambda *arguments: iter([[{"id": "a"}]]))
+    rows = [row for rows in ray_engine.annotate_on_ray(items, request, job) for row in rows]
+    assert [row["id"] for row in rows] == ["a", "b"] and "was lost twice" in rows[1]["error"]
+
+
+def test_one_task_of_ray_reads_a_compressed_tar():
+    from argus_tools.annotate.ray_engine import _groups
+
+    kinds = [("file", "a"), ("file", "b"), ("file", "c"), *[("packed", "x.tgz")] * 5, ("packed", "y.tgz")]
+    items = [Item(str(number), path, kind, path) for number, (kind, path) in enumerate(kinds)]
+    assert [len(group) for group in _groups(items, 2)] == [2, 1, 5, 1]
+    assert [len(group) for group in _groups(items, 1)] == [1] * 9
