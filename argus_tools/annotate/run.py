@@ -14,7 +14,7 @@ from .feeding import tasks
 from .inputs import list_items
 from .items import Item, in_shard
 from .manifest import claim, located, lock
-from .shards import ShardWriter, part_files, write_whole
+from .shards import ShardWriter, write_whole
 from .workers import WorkerPool, default_workers
 
 
@@ -34,6 +34,7 @@ class Job:
     engine: str = "local"
     actors: int = 1
     restart: bool = False
+    retry_failed: bool = False
     debug: bool = False
 
     def command(self, request: Request) -> dict:
@@ -72,18 +73,20 @@ def annotate(job: Job, request: Request) -> dict:
         writer = ShardWriter(
             job.out, request.task, job.file_format, job.shard, job.num_shards, job.rows_per_file, about
         )
-        waiting = [item for item in items if item.id not in writer.done]
         summary = job.out / f"summary-{name}.json"
+        if job.retry_failed and writer.failed:
+            summary.unlink(missing_ok=True)
+            writer.forget_failed()
+        waiting = [item for item in items if item.id not in writer.done]
         seconds = 0.0
         if waiting:
             summary.unlink(missing_ok=True)
             seconds = _annotate(waiting, len(items), writer, job, request)
         writer.finish()
-        files = [path for path in part_files(job.out) if f"-{name}-" in path.name]
         counts = {"images": len(items), "failed": sum(item.id in writer.failed for item in items)}
         text = json.dumps({"shard": job.shard, "num_shards": job.num_shards, **counts}, indent=2) + "\n"
         write_whole(summary, lambda file: file.write_text(text, encoding="utf-8"))
-    return {**counts, "new": len(waiting), "seconds": round(seconds, 3), "files": len(files)}
+    return {**counts, "new": len(waiting), "seconds": round(seconds, 3), "files": len(writer.parts())}
 
 
 def _annotate(waiting: list[Item], total: int, writer: ShardWriter, job: Job, request: Request) -> float:

@@ -199,6 +199,17 @@ def test_a_folder_of_another_command_is_refused(pictures, annotate, monkeypatch)
     assert "located is" in annotate("pictures/0.png", "--task", "caption", "--out", "../out", status=2)
 
 
+def test_failed_images_are_asked_anew(pictures, annotate, rows_in):
+    command = ["pictures", "--task", "caption", "--out", "out"]
+    assert annotate(*command)["failed"] == 1
+    (pictures / "0.png").rename(pictures / "cut.jpg")
+    assert annotate(*command)["new"] == 0
+    result = annotate(*command, "--retry-failed")
+    assert (result["images"], result["failed"], result["new"]) == (6, 0, 1)
+    rows = rows_in(pictures.parent / "out")
+    assert len(rows) == 7 and rows["pictures/cut.jpg"]["width"] == 64
+
+
 def test_a_run_that_is_under_way_keeps_its_folder(pictures, annotate, rows_in):
     out, command = pictures.parent / "out", ["pictures/0.png", "--task", "caption", "--out", "out"]
     with lock(out, "shard-00000-of-00001"):  # no row yet
