@@ -3,12 +3,12 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cli_support import progress_bar
-from .annotator import Annotator, Request
+from ..cli_support import CommandError, progress_bar
+from .annotator import NO_MEMORY, Annotator, Request
 from .batching import BatchBuffer
 from .feeding import tasks
 from .inputs import list_items
@@ -101,7 +101,7 @@ def _annotate(waiting: list[Item], total: int, writer: ShardWriter, job: Job, re
     try:
         with progress_bar(total, "annotate", "image") as bar:
             bar.initial = bar.n = done  # the rate is that of this run
-            for rows in batches:
+            for rows in behind_an_answer(batches, answered=len(writer.done) > len(writer.failed)):
                 writer.add(rows)
                 done += len(rows)
                 failed += sum(row["error"] is not None for row in rows)
@@ -115,6 +115,27 @@ def _annotate(waiting: list[Item], total: int, writer: ShardWriter, job: Job, re
     finally:
         batches.close()
         writer.finish()
+
+
+def behind_an_answer(batches: Iterable[list[dict]], answered: bool) -> Iterator[list[dict]]:
+    """These batches, with the rows of images that did not fit into memory held back until some image was answered:
+    where none ever is, it is the command that is wrong, and not the images.
+
+    Raises:
+        CommandError: memory suffices for no image at all.
+    """
+    held = []
+    for rows in batches:
+        answered = answered or any(row["error"] is None for row in rows)
+        if answered:
+            rows, held = held + rows, []
+        else:
+            held += [row for row in rows if NO_MEMORY in row["error"]]
+            rows = [row for row in rows if NO_MEMORY not in row["error"]]
+        yield rows
+    if held:
+        advice = "take a smaller --max-tiles or --max-upscale, or --dtype bfloat16"
+        raise CommandError(f"there is not enough memory for a single image: {advice}")
 
 
 def _local(waiting: list[Item], request: Request, job: Job) -> Iterator[list[dict]]:

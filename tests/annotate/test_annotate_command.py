@@ -147,6 +147,23 @@ def test_memory_that_suffices_for_nothing_ends_the_run(pictures, annotate, monke
     assert "not enough memory for a single image" in error
 
 
+def test_images_that_do_not_fit_are_rows_once_another_does(pictures, annotate, rows_in, monkeypatch):
+    import torch
+
+    original, asked = Annotator._answers, []
+
+    def answers(self, images):
+        asked.append(images)
+        if len(asked) < 4:
+            raise torch.OutOfMemoryError("no room")
+        return original(self, images)
+
+    monkeypatch.setattr(Annotator, "_answers", answers)
+    result = annotate("pictures", "--task", "caption", "--out", "out", "--batch-size", "1")
+    assert (result["images"], result["failed"]) == (7, 4)
+    assert sum("not enough memory" in (row["error"] or "") for row in rows_in(pictures.parent / "out").values()) == 3
+
+
 def test_questions_about_tars_keep_keys_and_metadata(pictures, annotate, rows_in):
     (pictures / "0.txt").write_text("grey")
     with tarfile.open("data.tar", "w") as tar:
