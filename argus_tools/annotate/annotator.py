@@ -12,6 +12,8 @@ from .batching import cut_batches
 from .preparing import Prepared, image_processor_recipe
 from .schema import TEXT_COLUMNS, plain_regions, row
 
+NO_MEMORY = "has not enough memory"  # in the error of an image that does not fit
+
 
 @dataclass(frozen=True)
 class Request:
@@ -63,14 +65,13 @@ class Annotator:
         maker.get_tile_grid(64, 64, **request.image_options)  # what is wrong with them is wrong with every image
         trusted = request.model if request.trust_remote_code else None
         self.recipe = image_processor_recipe(maker, trusted)
-        self._has_answered = False
 
     def __call__(self, batch: list[Prepared]) -> list[dict]:
-        """Rows of one batch. Where memory does not suffice for it, of its halves; where it does not for a single image
-        among others, a row with an error.
+        """Rows of one batch. Where memory does not suffice for it, of its halves; where it does not for a single image,
+        a row whose error says NO_MEMORY.
 
         Raises:
-            CommandError: memory suffices for no image at all, or the model's chat template fails.
+            CommandError: the model's chat template fails.
         """
         images = [image for image in batch if image.error is None]
         rows = [row(image, self.request.task, None) for image in batch if image.error is not None]
@@ -88,13 +89,9 @@ class Annotator:
         try:
             with quiet_transformers(self.debug):
                 answers = self._answers(images)
-            self._has_answered = True
             return [row(image, self.request.task, answer) for image, answer in zip(images, answers)]
-        except torch.OutOfMemoryError as error:
-            message = f"{self.model.device} has not enough memory for its {images[0].num_tiles} tiles"
-            if len(images) == 1 and not self._has_answered:
-                advice = "take a smaller --max-tiles or --max-upscale, or --dtype bfloat16"
-                raise CommandError(f"{self.model.device} has not enough memory for a single image: {advice}") from error
+        except torch.OutOfMemoryError:
+            message = f"{self.model.device} {NO_MEMORY} for its {images[0].num_tiles} tiles"
         except TemplateError as error:
             template = f"the chat template (chat_template.jinja) of {self.request.model} fails"
             raise CommandError(f"{template}: {one_line(error)}") from error

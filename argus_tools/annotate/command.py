@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser, positive) -> None:
     add("--rows-per-file", type=positive, metavar="N", default=1000, help="default: 1000")
     add("--coco", metavar="OUT.json", help="then write all boxes in DIR as one COCO file; without INPUT only that")
     add("--restart", action="store_true", help="remove what an earlier run left in DIR")
+    add("--retry-failed", action="store_true", help="ask anew for the images whose row in DIR has an error")
     add("--json", action="store_true", help="say what was done as one JSON object")
 
 
@@ -111,6 +112,7 @@ def _annotate(arguments, out: Path, coco: Path | None) -> dict:
         arguments.engine,
         arguments.actors or 1,
         arguments.restart,
+        arguments.retry_failed,
         arguments.debug,
     )
     result = {"out": str(out), **annotate(job, request)}

@@ -50,6 +50,6 @@ def _rows(items: list[Item]) -> Iterator[Task]:
 
 def _packed(items: list[Item]) -> Iterator[Task]:
     by_number = {item.place[0]: item for item in items}
-    for number, content in packed_images(items[0].path, set(by_number)):
+    for number, content, error in packed_images(items[0].path, set(by_number)):
         item = by_number[number]
-        yield Task(item, content, item.key, item.metadata)
+        yield Task(item, content, item.key, item.metadata, error)

@@ -38,6 +38,8 @@ def list_items(inputs: list[str], column: str | None = None, leave_out: str | No
         listing.others.clear()
         items = [item for name in expand(typed) for item in listing.named(name, typed)]
         if not items:
+            if os.path.realpath(typed) == listing.leave_out:
+                raise CommandError(f"{typed}: it is the folder that is being written (--out)")
             others = ", ".join(
                 f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(listing.others.items())
             )
@@ -160,17 +162,20 @@ class _Listing:
             yield from self.table(path, typed)
 
     def table(self, path: str, typed: bool) -> Iterator[Item]:
-        """One item a row. Where a table without images was not typed but met, it is passed by."""
+        """One item a row. A table that was not typed but met is passed by where no column could hold images."""
         name = shown_name(path)
         try:
             table = open_table(path)
             columns = {split: image_column(table, split, self.column) for split, rows in table.splits.items() if rows}
-        except NoImageColumn:
+        except NoImageColumn as error:
             if typed:
                 raise
-            self.others[".parquet"] += 1
+            if error.possible:
+                yield Item(name, name, "error", path, error=one_line(error))
+            else:
+                self.others[".parquet"] += 1
             return
-        except (ValueError, OSError) as error:  # damaged pages are either, as pyarrow tells of them
+        except (ValueError, OSError, KeyError) as error:  # damaged pages are either, as pyarrow tells of them
             yield Item(name, name, "error", path, error=one_line(error))
             return
         for split in columns:
@@ -179,23 +184,33 @@ class _Listing:
                 yield Item(f"{prefix}/{row}", prefix, "row", path, place=(split, row, columns[split]))
 
     def lines(self, path: str) -> Iterator[Item]:
-        """A text file: names a line, relative to its own folder. One that is missing is a row with an error."""
+        """A text file: names a line, relative to its own folder. One that cannot be listed is a row with an error."""
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:
                 names = [line.strip("\r\n") for line in file if line.strip()]
         except UnicodeDecodeError as error:
             raise CommandError(f"{path} is none of {UNDERSTOOD}") from error
         for line in names:
-            url = line.startswith(("http://", "https://"))
-            name = line if url else os.path.join(os.path.dirname(path), line)
-            if not url and not os.path.exists(name):
-                yield Item(
-                    shown_name(name), shown_name(name), "error", name, error=f"{path} names it, but it is not there"
-                )
-            elif url or os.path.isdir(name) or kind_of_file(name) not in ("text", "other"):
-                yield from self.named(name, name)
-            else:
-                yield Item(shown_name(name), shown_name(name), "file", name)  # its row will say what it is
+            name = line if line.startswith(("http://", "https://")) else os.path.join(os.path.dirname(path), line)
+            try:
+                yield from self.line(name, path)
+            except (OSError, NoImageColumn) as error:
+                reason = _reason(error) if isinstance(error, OSError) else one_line(error)
+                yield Item(shown_name(name), shown_name(name), "error", name, error=reason)
+
+    def line(self, name: str, path: str) -> Iterator[Item]:
+        """What a line of the text file `path` stands for. Raises OSError or NoImageColumn before the first item."""
+        shown = shown_name(name)
+        if name.startswith(("http://", "https://")) or os.path.isdir(name):
+            yield from self.named(name, name)
+        elif not os.path.exists(name):
+            yield Item(shown, shown, "error", name, error=f"{path} names it, but it is not there")
+        elif not os.path.isfile(name):
+            yield Item(shown, shown, "error", name, error="it is neither a file nor a folder")
+        elif has_image_suffix(name) or (kind := kind_of_file(name)) in ("text", "other"):
+            yield Item(shown, shown, "file", name)  # its row will say what it is
+        else:
+            yield from self.file(name, kind)
 
 
 def _reason(error: OSError) -> str:

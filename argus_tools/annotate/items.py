@@ -1,6 +1,7 @@
 """What is annotated, one `Item` an image, and what kind of file a file is, told by its content."""
 
 import hashlib
+import json
 import os
 import tarfile
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .gif .webp .bmp .dib .tif .tiff .avif .heic .heif .jp2 .ppm .pgm .pbm .pnm .tga".split()
 )
+MAX_IMAGE_BYTES = 512 << 20  # encoded; a larger member of a tar is no picture
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 
 
@@ -43,6 +45,20 @@ def shown_name(path: str) -> str:
     """A path as ids write it: without ./ and //, with / on every system, and UTF-8 whatever the file is called."""
     name = os.path.normpath(path).replace(os.sep, "/")
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def too_large(length: int) -> str:
+    """The error of an image beyond MAX_IMAGE_BYTES."""
+    return f"it has {length} bytes, more than the {MAX_IMAGE_BYTES} of an image"
+
+
+def as_json(values) -> str:
+    """JSON, with null for numbers that it cannot say (NaN, infinity) and text for what it does not know."""
+    try:
+        return json.dumps(values, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        text = json.dumps(values, ensure_ascii=False, default=str)
+        return json.dumps(json.loads(text, parse_constant=lambda name: None), ensure_ascii=False)
 
 
 def in_shard(identity: str, shard: int, num_shards: int) -> bool:

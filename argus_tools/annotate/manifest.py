@@ -21,38 +21,46 @@ NAME = "manifest.json"
 
 @contextlib.contextmanager
 def lock(folder: Path, name: str, wait: float = 0.0) -> Iterator[None]:
-    """Nobody else holds this lock meanwhile; it goes with the process, however that ends.
+    """Nobody else holds this lock meanwhile; it goes with the process, however that ends. The folder is made.
 
     Raises:
-        CommandError: somebody does.
+        CommandError: somebody does, or the folder cannot be written.
     """
     file = FileLock(folder / f".{name}.lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         file.acquire(timeout=wait)
     except Timeout as error:
         raise CommandError(f"another process writes {name} of {folder}; wait until it is done") from error
+    except OSError as error:
+        raise CommandError(f"{folder} cannot be written: {error.strerror or error}") from error
     try:
         yield
     finally:
         file.release()
 
 
-def claim(folder: Path, command: dict, restart: bool = False) -> None:
+def claim(folder: Path, command: dict, restart: bool = False, holding: str | None = None) -> None:
     """Writes the command down in its folder, which is made, or checks that it is the one that stands there.
 
     Args:
         command: plain values, see the top.
         restart: removes what an earlier run left, whatever its command was.
+        holding: the lock of its shard, which the caller holds: nobody of the same shard is at work then.
 
     Raises:
-        CommandError: the folder holds rows of another command, or cannot be written.
+        CommandError: the folder holds rows of another command, one that is restarted is being written, or it cannot be.
     """
     command = json.loads(json.dumps({"argus_annotate": FORMAT, **command}))
     path = folder / NAME
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with lock(folder, "manifest", wait=60.0):
+            for leftover in folder.glob(f".{path.stem}.*{path.suffix}"):
+                leftover.unlink()  # whoever was writing it was killed: this lock was free
             if restart:
+                for name in {file.name[1 : -len(".lock")] for file in folder.glob(".shard-*.lock")} - {holding}:
+                    with lock(folder, name):
+                        pass  # who takes it from now on finds the other manifest
                 for file in own_files(folder):
                     file.unlink()
             rows = [file for file in own_files(folder) if file.name != NAME]

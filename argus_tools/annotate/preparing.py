@@ -15,9 +15,8 @@ from processing_argus import ArgusImageProcessor
 
 from ..cli_support import one_line
 from .feeding import Task
+from .items import MAX_IMAGE_BYTES, too_large
 from .tars import as_metadata
-
-MAX_IMAGE_BYTES = 512 << 20  # encoded; a larger member of a tar is no picture
 
 
 @dataclass(slots=True)
@@ -91,7 +90,7 @@ def _sidecars(item) -> str | None:
 
 def _read(path: str, offset: int, length: int) -> bytes:
     if length > MAX_IMAGE_BYTES:
-        raise OSError(f"it has {length} bytes, more than the {MAX_IMAGE_BYTES} of an image")
+        raise OSError(too_large(length))
     with open(path, "rb") as file:
         file.seek(offset)
         content = file.read(length)

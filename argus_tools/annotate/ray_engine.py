@@ -6,6 +6,7 @@ All machines need this package and see the inputs and the model under the same n
 """
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -26,7 +27,8 @@ def annotate_on_ray(items: list[Item], request: Request, job) -> Iterator[list[d
     """Rows of these items, as they come.
 
     Raises:
-        CommandError: Ray is not installed, or the model cannot be loaded or fails as a whole.
+        CommandError: Ray is not installed, the model cannot be loaded or fails as a whole, a machine cannot decode, or
+            nothing at all came back.
     """
     if os.path.isdir(request.model):
         request = replace(request, model=os.path.abspath(request.model))
@@ -35,6 +37,9 @@ def annotate_on_ray(items: list[Item], request: Request, job) -> Iterator[list[d
         for at_once in (ITEMS_AT_ONCE, 1):
             for rows in _pass(ray, list(left.values()), request, job, at_once) if left else ():
                 yield [each for each in rows if left.pop(each["id"], None) is not None]
+    if len(left) == len(items):
+        advice = "all machines need this package with what it needs; --debug shows what Ray says"
+        raise CommandError(f"Ray lost all of {len(items)} images, each twice: {advice}")
     lost = "the process that it was given to was lost twice"
     yield [row(Prepared(item.id, item.source, item.key, error=lost), request.task, None) for item in left.values()]
 
@@ -46,7 +51,7 @@ def _placed(item: Item) -> Item:
 
 def _pass(ray, items: list[Item], request: Request, job, at_once: int) -> Iterator[list[dict]]:
     """Items to tiles, in tasks; tiles to rows, in actors."""
-    groups = [json.dumps([astuple(item) for item in items[i : i + at_once]]) for i in range(0, len(items), at_once)]
+    groups = [json.dumps([astuple(item) for item in group]) for group in _groups(items, at_once)]
     has_gpu = request.device in ("auto", "cuda") and ray.cluster_resources().get("GPU", 0) > 0
     rows = (
         ray.data.from_items([{"items": group} for group in groups], override_num_blocks=min(len(groups), 4096))
@@ -74,13 +79,28 @@ def _pass(ray, items: list[Item], request: Request, job, at_once: int) -> Iterat
         yield told
 
 
-def decode(table, recipe: str, options: dict) -> Iterator:
-    """pyarrow Table of groups of items -> one of each image: its values as JSON, its tiles' bytes."""
-    import pyarrow as pa
-    import torch
+def _groups(items: list[Item], at_once: int) -> Iterator[list[Item]]:
+    """Consecutive items that one task reads; all that a compressed tar holds, as it has to be read from its start."""
+    for packed, run in itertools.groupby(items, key=lambda item: item.path if item.kind == "packed" else None):
+        run = list(run)
+        size = len(run) if packed and at_once > 1 else at_once
+        yield from (run[i : i + size] for i in range(0, len(run), size))
 
-    torch.set_num_threads(1)
-    image_processor = build_image_processor(recipe)
+
+def decode(table, recipe: str, options: dict) -> Iterator:
+    """pyarrow Table of groups of items -> one of each image: its values as JSON, its tiles' bytes. A machine that
+    cannot decode at all says so in place of them."""
+    import pyarrow as pa
+
+    try:
+        import torch
+
+        torch.set_num_threads(1)
+        image_processor = build_image_processor(recipe)
+    except Exception as error:
+        fatal = {"fatal": f"a machine of the cluster cannot decode: {type(error).__name__}: {one_line(error)}"}
+        yield pa.table({"told": [json.dumps(fatal)], "tiles": pa.array([b""], pa.large_binary())})
+        return
     for group in table["items"].to_pylist():
         for task in tasks(Item(*values) for values in json.loads(group)):
             image = prepare(task, image_processor, options)
@@ -109,6 +129,8 @@ class RayAnnotator:
         images = []
         for text, content in zip(table["told"].to_pylist(), table["tiles"].to_pylist()):
             told = json.loads(text)
+            if "fatal" in told:
+                return pa.table({"row": [text]})
             shape, dtype = told.pop("shape", None), told.pop("dtype", None)
             tiles = None if shape is None else np.frombuffer(bytearray(content), dtype).reshape(shape)
             images.append(Prepared(**{**told, "size": told["size"] and tuple(told["size"])}, tiles=tiles))

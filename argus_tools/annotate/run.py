@@ -3,18 +3,18 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cli_support import progress_bar
-from .annotator import Annotator, Request
+from ..cli_support import CommandError, progress_bar
+from .annotator import NO_MEMORY, Annotator, Request
 from .batching import BatchBuffer
 from .feeding import tasks
 from .inputs import list_items
 from .items import Item, in_shard
 from .manifest import claim, located, lock
-from .shards import ShardWriter, part_files, write_whole
+from .shards import ShardWriter, write_whole
 from .workers import WorkerPool, default_workers
 
 
@@ -34,6 +34,7 @@ class Job:
     engine: str = "local"
     actors: int = 1
     restart: bool = False
+    retry_failed: bool = False
     debug: bool = False
 
     def command(self, request: Request) -> dict:
@@ -65,25 +66,27 @@ def annotate(job: Job, request: Request) -> dict:
     """
     items = list_items(list(job.inputs), job.image_column, leave_out=str(job.out))
     items = [item for item in items if in_shard(item.id, job.shard, job.num_shards)]
-    claim(job.out, job.command(request), job.restart)
     name = f"{job.shard:05d}-of-{job.num_shards:05d}"
     with lock(job.out, f"shard-{name}"):
+        claim(job.out, job.command(request), job.restart, holding=f"shard-{name}")
         about = {"argus_annotate": json.dumps(job.command(request))}
         writer = ShardWriter(
             job.out, request.task, job.file_format, job.shard, job.num_shards, job.rows_per_file, about
         )
-        waiting = [item for item in items if item.id not in writer.done]
         summary = job.out / f"summary-{name}.json"
+        if job.retry_failed and writer.failed:
+            summary.unlink(missing_ok=True)
+            writer.forget_failed()
+        waiting = [item for item in items if item.id not in writer.done]
         seconds = 0.0
         if waiting:
             summary.unlink(missing_ok=True)
             seconds = _annotate(waiting, len(items), writer, job, request)
         writer.finish()
-        files = [path for path in part_files(job.out) if f"-{name}-" in path.name]
         counts = {"images": len(items), "failed": sum(item.id in writer.failed for item in items)}
         text = json.dumps({"shard": job.shard, "num_shards": job.num_shards, **counts}, indent=2) + "\n"
         write_whole(summary, lambda file: file.write_text(text, encoding="utf-8"))
-    return {**counts, "new": len(waiting), "seconds": round(seconds, 3), "files": len(files)}
+    return {**counts, "new": len(waiting), "seconds": round(seconds, 3), "files": len(writer.parts())}
 
 
 def _annotate(waiting: list[Item], total: int, writer: ShardWriter, job: Job, request: Request) -> float:
@@ -98,7 +101,7 @@ def _annotate(waiting: list[Item], total: int, writer: ShardWriter, job: Job, re
     try:
         with progress_bar(total, "annotate", "image") as bar:
             bar.initial = bar.n = done  # the rate is that of this run
-            for rows in batches:
+            for rows in behind_an_answer(batches, answered=len(writer.done) > len(writer.failed)):
                 writer.add(rows)
                 done += len(rows)
                 failed += sum(row["error"] is not None for row in rows)
@@ -112,6 +115,27 @@ def _annotate(waiting: list[Item], total: int, writer: ShardWriter, job: Job, re
     finally:
         batches.close()
         writer.finish()
+
+
+def behind_an_answer(batches: Iterable[list[dict]], answered: bool) -> Iterator[list[dict]]:
+    """These batches, with the rows of images that did not fit into memory held back until some image was answered:
+    where none ever is, it is the command that is wrong, and not the images.
+
+    Raises:
+        CommandError: memory suffices for no image at all.
+    """
+    held = []
+    for rows in batches:
+        answered = answered or any(row["error"] is None for row in rows)
+        if answered:
+            rows, held = held + rows, []
+        else:
+            held += [row for row in rows if NO_MEMORY in row["error"]]
+            rows = [row for row in rows if NO_MEMORY not in row["error"]]
+        yield rows
+    if held:
+        advice = "take a smaller --max-tiles or --max-upscale, or --dtype bfloat16"
+        raise CommandError(f"there is not enough memory for a single image: {advice}")
 
 
 def _local(waiting: list[Item], request: Request, job: Job) -> Iterator[list[dict]]:

@@ -6,6 +6,7 @@ journal goes after that: rows that are in both were being moved, and count once.
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -17,10 +18,9 @@ from .schema import arrow_schema, columns
 from .tables import import_pyarrow
 
 FORMATS = ("jsonl", "parquet")
-_PART = re.compile(r"annotations-(\d{5})-of-(\d{5})-(\d{6})\.(jsonl|parquet)")
-_OWN = re.compile(
-    r"annotations-\d{5}-of-\d{5}-\d{6}\.(jsonl|parquet)|(journal|summary)-\d{5}-of-\d{5}\.jsonl?|manifest\.json"
-)
+_PART = re.compile(r"annotations-\d{5,}-of-\d{5,}-(\d{6,})\.(jsonl|parquet)")
+_OTHERS = re.compile(r"(journal|summary)-\d{5,}-of-\d{5,}\.jsonl?|manifest\.json")
+_TEMPORARY = re.compile(r"\.(annotations-.+|journal-.+|summary-.+|manifest)\.\d+\.(jsonl?|parquet)")  # write_whole's
 
 
 class ShardWriter:
@@ -34,7 +34,7 @@ class ShardWriter:
         about: what Parquet files say of themselves, {name: text}.
 
     Attributes:
-        done: the ids of all rows that there are, of every shard.
+        done: the ids of all rows of the shard.
         failed: those of them whose row has an error.
 
     Raises:
@@ -50,14 +50,32 @@ class ShardWriter:
         self.done: set[str] = set()
         self.failed: set[str] = set()
         self._next = 0
-        for path in part_files(folder):
+        for path in self.parts():
             self._count(read_columns(path, ["id", "error"]))
-            if f"-{self.name}-" in path.name:
-                self._next = max(self._next, int(_PART.fullmatch(path.name).group(3)) + 1)
+            self._next = max(self._next, int(_PART.fullmatch(path.name).group(1)) + 1)
         self._rows = self._read_journal()
         self._count(self._rows)
-        for leftover in folder.glob(f".annotations-{self.name}-*"):
-            leftover.unlink(missing_ok=True)  # of a file that was being written when the process was killed
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name) and f"-{self.name}-" in path.name.replace(".", "-"):
+                path.unlink(missing_ok=True)  # it was being written when the process was killed
+
+    def parts(self) -> list[Path]:
+        """The finished files of the shard."""
+        return [path for path in part_files(self.folder) if path.name.startswith(f"annotations-{self.name}-")]
+
+    def forget_failed(self) -> None:
+        """Removes the rows with an error; each file is replaced whole. Their images have no row then."""
+        self._keep([row for row in self._rows if row["error"] is None])
+        for path in self.parts():
+            rows = list(rows_of(path))
+            kept = [row for row in rows if row["error"] is None]
+            with self._writing(path):
+                if not kept:
+                    path.unlink()
+                elif len(kept) < len(rows):
+                    write_whole(path, functools.partial(self._write, rows=kept))
+        self.done -= self.failed
+        self.failed = set()
 
     def add(self, rows: list[dict]) -> None:
         """Keeps rows; they are on the disk when this returns. Rows that are there already are left out."""
@@ -83,9 +101,14 @@ class ShardWriter:
         path = self.folder / f"annotations-{self.name}-{self._next:06d}.{self.file_format}"
         with self._writing(path):
             write_whole(path, lambda temporary: self._write(temporary, rows))
-        self._rows, self._next = rest, self._next + 1
+        self._next += 1
+        self._keep(rest)
+
+    def _keep(self, rows: list[dict]) -> None:
+        """The journal is these rows."""
+        self._rows = rows
         with self._writing(self.journal):
-            write_whole(self.journal, lambda temporary: temporary.write_bytes(_lines(rest)))
+            write_whole(self.journal, lambda temporary: temporary.write_bytes(_lines(rows)))
 
     def _count(self, rows: list[dict]) -> None:
         self.done.update(row["id"] for row in rows)
@@ -134,9 +157,8 @@ def part_files(folder: Path) -> list[Path]:
 
 def own_files(folder: Path) -> list[Path]:
     """All that `argus annotate` writes into a folder, but for locks."""
-    return sorted(
-        path for path in folder.iterdir() if _OWN.fullmatch(path.name) or path.name.startswith(".annotations-")
-    )
+    kinds = (_PART, _OTHERS, _TEMPORARY)
+    return sorted(path for path in folder.iterdir() if any(kind.fullmatch(path.name) for kind in kinds))
 
 
 def read_columns(path: Path, names: list[str]) -> list[dict]:

@@ -4,20 +4,27 @@ A cell is the encoded bytes, a struct of bytes and path (the `datasets` Image fe
 table's own folder. The other columns, without binary ones, are kept as metadata.
 """
 
+import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..cli_support import CommandError, one_line
-from .items import has_image_suffix, looks_like_image
+from .items import as_json, has_image_suffix, looks_like_image
 
 KEY_COLUMNS = ("id", "key", "__key__", "image_id")
 ROWS_AT_ONCE = 16  # of encoded images, in memory
+BATCHES_LOOKED_AT = 8  # of ROWS_AT_ONCE, for a value that tells whether a column holds images
 
 
 class NoImageColumn(CommandError):
-    """A table without a column of images, or with several."""
+    """A table without a column of images, or with several. `possible`: whether there are columns that could be it."""
+
+    def __init__(self, message: str, possible: bool):
+        super().__init__(message)
+        self.possible = possible
 
 
 @dataclass
@@ -114,21 +121,46 @@ def image_column(table, split: str, wanted: str | None) -> str:
         NoImageColumn: none or several do, or the one that is wanted is not there.
     """
     schema = table.schema(split)
+    candidates = [field.name for field in schema if _may_hold_images(field.type)]
     known = ", ".join(f"{field.name} ({field.type})" for field in schema)
     if wanted is not None:
         if wanted not in schema.names:
-            raise NoImageColumn(f"{table.path} has no column {wanted!r}; it has {known}")
+            raise NoImageColumn(f"{table.path} has no column {wanted!r}; it has {known}", bool(candidates))
         return wanted
-    declared = _declared(schema)
-    if len(declared) == 1:
-        return declared[0]
-    candidates = [field.name for field in schema if _may_hold_images(field.type)]
-    first = next((t.slice(0, 1).to_pylist()[0] for t in table.tables(split, 0, candidates)), {}) if candidates else {}
-    found = declared or [name for name in candidates if _is_image(first.get(name))]
+    kinds = _declared(schema)
+    found = [name for name, kind in kinds.items() if kind == "Image"]
+    if not found:
+        first = _first_values(table, split, candidates)
+        found = [name for name in candidates if _is_image(first.get(name))]
+        found = found or [
+            name for name in candidates if _is_bytes_and_path(schema.field(name).type) and name not in kinds
+        ]
     if len(found) != 1:
         reason = f"several columns hold images ({', '.join(found)})" if found else f"no column of {known} holds images"
-        raise NoImageColumn(f"{table.path}: {reason}; name one with --image-column")
+        possible = bool(found) or any(not isinstance(first.get(name), str) for name in candidates)
+        raise NoImageColumn(f"{table.path}: {reason}; name one with --image-column", possible)
     return found[0]
+
+
+def _first_values(table, split: str, columns: list[str]) -> dict:
+    """{column: its first value that is not empty}, as far as the first batches have one."""
+    first = {}
+    for part in itertools.islice(table.tables(split, 0, columns), BATCHES_LOOKED_AT) if columns else ():
+        for name in set(columns) - set(first):
+            if value := _first_value(part.column(name)):
+                first[name] = value
+        if len(first) == len(columns):
+            break
+    return first
+
+
+def _first_value(column):
+    for value in column:
+        with contextlib.suppress(Exception):  # text that is no UTF-8
+            value = value.as_py()
+            if any(value.values()) if isinstance(value, dict) else value:
+                return value
+    return None
 
 
 def cells(table, split: str, column: str, rows: list[int]) -> Iterator[tuple[int, Cell]]:
@@ -139,17 +171,26 @@ def cells(table, split: str, column: str, rows: list[int]) -> Iterator[tuple[int
     row, first = next(wanted, None), rows[0] if rows else 0
     for part in table.tables(split, first, columns) if rows else ():
         while row is not None and row < first + len(part):
-            yield row, _cell(part.slice(row - first, 1).to_pylist()[0], column, table.folder)
+            yield row, _cell(part.slice(row - first, 1), column, table.folder)
             row = next(wanted, None)
         if row is None:
             return
         first += len(part)
 
 
-def _cell(values: dict, column: str, folder: str) -> Cell:
-    image = values.pop(column)
-    key = next((str(values[name]) for name in KEY_COLUMNS if isinstance(values.get(name), (str, int))), None)
-    metadata = json.dumps(values, ensure_ascii=False, default=str) if values else None
+def _cell(one, column: str, folder: str) -> Cell:
+    """The cell of a table of one row. Metadata that Python cannot hold (text that is no UTF-8, a date beyond the
+    calendar) is None; what is wrong with the image's own value is the cell's error."""
+    try:
+        values = {name: one.column(name)[0].as_py() for name in one.column_names if name != column}
+        key = next((str(values[name]) for name in KEY_COLUMNS if isinstance(values.get(name), (str, int))), None)
+        metadata = as_json(values) if values else None
+    except Exception:  # pyarrow's errors are many kinds
+        key = metadata = None
+    try:
+        image = one.column(column)[0].as_py()
+    except Exception as error:
+        return Cell(None, key, metadata, f"the row cannot be read: {one_line(error)}")
     if isinstance(image, dict):
         image = image.get("bytes") or image.get("path")
     if not image:
@@ -163,14 +204,21 @@ def _cell(values: dict, column: str, folder: str) -> Cell:
     return Cell(image, key, metadata)
 
 
-def _declared(schema) -> list[str]:
-    """The columns that `datasets` declared as images, in the schema's own metadata."""
+def _declared(schema) -> dict[str, str]:
+    """{column: "Image", "Audio", ...} as `datasets` declared them, in the schema's own metadata."""
     try:
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = info.get("info", {}).get("features", {}).items()
-        return [name for name, value in features if isinstance(value, dict) and value.get("_type") == "Image"]
+        return {name: str(value.get("_type")) for name, value in features if isinstance(value, dict)}
     except (ValueError, AttributeError):
-        return []
+        return {}
+
+
+def _is_bytes_and_path(kind) -> bool:
+    """The form of the `datasets` Image feature (and of few others, which are declared)."""
+    from pyarrow import types
+
+    return types.is_struct(kind) and {kind.field(i).name for i in range(kind.num_fields)} == {"bytes", "path"}
 
 
 def _may_hold_images(kind) -> bool:
@@ -183,7 +231,7 @@ def _may_hold_images(kind) -> bool:
 
 
 def _is_image(value) -> bool:
-    """Whether the first row's value is one: bytes that look like it, or a path that is called like it."""
+    """Whether a column's first value is one: bytes that look like it, or a path that is called like it."""
     if isinstance(value, dict):
         return _is_image(value.get("bytes")) or _is_image(value.get("path"))
     return looks_like_image(value) if isinstance(value, bytes) else isinstance(value, str) and has_image_suffix(value)

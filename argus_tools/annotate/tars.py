@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator
 
 from ..cli_support import one_line
-from .items import Item, has_image_suffix, looks_like_image
+from .items import MAX_IMAGE_BYTES, Item, as_json, has_image_suffix, looks_like_image, too_large
 
 SIDECARS = ("json", "txt", "cls", "caption")
 MAX_SIDECAR_BYTES = 1 << 20  # what is larger is no caption
@@ -30,6 +30,8 @@ def tar_items(path: str, name: str) -> Iterator[Item]:
                     sample, key = [], _key(member.name)
                 sample.append((number, member, _content(tar, member, packed)))
                 count += 1
+            if not packed:
+                _check_end(tar)
         yield from _sample_items(path, name, key, sample, packed, seen)
     except Exception as error:  # tarfile's, zlib's, bz2's and lzma's errors are many kinds
         if sample:
@@ -38,12 +40,20 @@ def tar_items(path: str, name: str) -> Iterator[Item]:
         yield Item(f"{name}/#damaged", name, "error", path, error=reason)
 
 
-def packed_images(path: str, numbers: set[int]) -> Iterator[tuple[int, bytes]]:
-    """(number, bytes) of these members of a compressed tar, in its order."""
+def packed_images(path: str, numbers: set[int]) -> Iterator[tuple[int, bytes | None, str | None]]:
+    """(number, bytes, None) of these members of a compressed tar, in its order, or (number, None, what is wrong)."""
+    left = set(numbers)
     with tarfile.open(path, "r|*") as tar:
         for number, member in enumerate(_members(tar)):
-            if number in numbers:
-                yield number, tar.extractfile(member).read()
+            if number not in left:
+                continue
+            if member.size > MAX_IMAGE_BYTES:  # however small it is when compressed
+                yield number, None, too_large(member.size)
+            else:
+                yield number, tar.extractfile(member).read(), None
+            left.discard(number)
+            if not left:
+                return
 
 
 def as_metadata(parts: list[tuple[str, bytes]]) -> str | None:
@@ -52,10 +62,12 @@ def as_metadata(parts: list[tuple[str, bytes]]) -> str | None:
     for suffix, content in parts:
         text = content.decode("utf-8", "replace")
         try:
-            values[suffix] = json.loads(text) if suffix == "json" else text
-        except ValueError:
-            values[suffix] = text
-    return json.dumps(values, ensure_ascii=False) if values else None
+            value = json.loads(text) if suffix == "json" else text
+            as_json({suffix: value})
+        except (ValueError, RecursionError):
+            value = text
+        values[suffix] = value
+    return as_json(values) if values else None
 
 
 def _open(path: str) -> tuple[tarfile.TarFile, bool]:
@@ -69,6 +81,14 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := tar.next()) is not None:
         tar.members = []  # tarfile keeps all of them, which are millions
         yield member
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Raises ReadError where the tar, read to its last member, does not end there: tarfile takes any header that it
+    cannot read for the end."""
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"the header at byte {tar.offset} is damaged")
 
 
 def _key(name: str) -> str:

@@ -21,6 +21,7 @@ from .feeding import Task
 from .preparing import Prepared, serve
 
 IMAGE_SECONDS = 600  # far beyond any image: a decoder that does not come back is ended
+START_SECONDS = 600  # as far beyond loading the libraries
 MAX_FALSE_STARTS = 3
 
 
@@ -41,15 +42,21 @@ class _Worker:
         self.connection.send(task)
 
     def result(self) -> Prepared:
-        """What it says of its task. Raises EOFError or OSError where it died meanwhile."""
+        """What it says of its task. Raises EOFError or OSError where it died meanwhile, and much else where what it
+        says makes no sense; the task is still its own then."""
         told = json.loads(self.connection.recv_bytes())
         tiles = None
         if "shape" in told:
             tiles = np.empty(told["shape"], told["dtype"])
             self.connection.recv_bytes_into(memoryview(tiles).cast("B"))
+            if tiles.ndim != 4:
+                raise ValueError(f"tiles of shape {tiles.shape}")
         item, size = self.task.item, told["size"]
+        result = Prepared(
+            item.id, item.source, told["key"], told["metadata"], size and tuple(size), tiles, told["error"]
+        )
         self.task = None
-        return Prepared(item.id, item.source, told["key"], told["metadata"], size and tuple(size), tiles, told["error"])
+        return result
 
     def end(self) -> None:
         self.process.kill()
@@ -153,13 +160,19 @@ class WorkerPool:
                 else:
                     worker.connection.recv_bytes()
                     worker.ready, self._false_starts = True, 0
-            except (EOFError, OSError, ValueError):
+            except (EOFError, OSError):
+                self._lost(worker)
+            except Exception:  # an image has taken its decoder over, or there is no memory for what it says
+                worker.process.kill()
                 self._lost(worker)
         for worker in list(self._workers):
             if worker.task is not None and time.monotonic() - worker.since > IMAGE_SECONDS:
                 self._fail(worker.task, f"decoding it took more than {IMAGE_SECONDS} seconds")
                 worker.task = None
                 self._replace(worker)
+            elif not worker.ready and time.monotonic() - worker.since > START_SECONDS:
+                worker.process.kill()
+                self._lost(worker)
 
     def _lost(self, worker: _Worker) -> None:
         """It died: its image is tried once more, and another process takes its place."""
@@ -168,7 +181,9 @@ class WorkerPool:
         if not worker.ready:
             self._false_starts += 1
             if self._false_starts >= MAX_FALSE_STARTS:
-                raise WorkersFailed(f"worker processes end as soon as they begin (status {code}); --debug shows why")
+                raise WorkersFailed(
+                    f"worker processes end as soon as they begin, or never do (status {code}); --debug shows why"
+                )
         if task is not None:
             identity = task.item.id
             self._deaths[identity] = self._deaths.get(identity, 0) + 1

@@ -29,6 +29,13 @@ def tiny_folder(tmp_path_factory):
 
 
 @pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current folder, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def pictures(tmp_path, monkeypatch):
     """A folder "pictures" in the current one with 7 images of several sizes; one of them is damaged."""
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,6 @@
 """`argus annotate` in this process, on a tiny model: rows, files, going on, refusals."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,11 @@ import pytest
 
 import argus_tools.annotate.annotator
 from argus_tools.annotate.annotator import Annotator, Request
+from argus_tools.annotate.items import Item
+from argus_tools.annotate.manifest import claim, lock
+from argus_tools.annotate.run import Job
 from argus_tools.cli import main
+from argus_tools.cli_support import CommandError
 
 GOOD = {
     "pictures/0.png": (64, 40),
@@ -144,6 +149,23 @@ def test_memory_that_suffices_for_nothing_ends_the_run(pictures, annotate, monke
     assert "not enough memory for a single image" in error
 
 
+def test_images_that_do_not_fit_are_rows_once_another_does(pictures, annotate, rows_in, monkeypatch):
+    import torch
+
+    original, asked = Annotator._answers, []
+
+    def answers(self, images):
+        asked.append(images)
+        if len(asked) < 4:
+            raise torch.OutOfMemoryError("no room")
+        return original(self, images)
+
+    monkeypatch.setattr(Annotator, "_answers", answers)
+    result = annotate("pictures", "--task", "caption", "--out", "out", "--batch-size", "1")
+    assert (result["images"], result["failed"]) == (7, 4)
+    assert sum("not enough memory" in (row["error"] or "") for row in rows_in(pictures.parent / "out").values()) == 3
+
+
 def test_questions_about_tars_keep_keys_and_metadata(pictures, annotate, rows_in):
     (pictures / "0.txt").write_text("grey")
     with tarfile.open("data.tar", "w") as tar:
@@ -196,6 +218,33 @@ def test_a_folder_of_another_command_is_refused(pictures, annotate, monkeypatch)
     assert "located is" in annotate("pictures/0.png", "--task", "caption", "--out", "../out", status=2)
 
 
+def test_failed_images_are_asked_anew(pictures, annotate, rows_in):
+    command = ["pictures", "--task", "caption", "--out", "out"]
+    assert annotate(*command)["failed"] == 1
+    (pictures / "0.png").rename(pictures / "cut.jpg")
+    assert annotate(*command)["new"] == 0
+    result = annotate(*command, "--retry-failed")
+    assert (result["images"], result["failed"], result["new"]) == (6, 0, 1)
+    rows = rows_in(pictures.parent / "out")
+    assert len(rows) == 7 and rows["pictures/cut.jpg"]["width"] == 64
+
+
+def test_a_run_that_is_under_way_keeps_its_folder(pictures, annotate, rows_in):
+    out, command = pictures.parent / "out", ["pictures/0.png", "--task", "caption", "--out", "out"]
+    with lock(out, "shard-00000-of-00001"):  # no row yet
+        claim(out, {"task": "ask", "num_shards": 1})
+        before = (out / "manifest.json").read_text()
+        assert "another process writes shard-00000-of-00001" in annotate(*command, status=2)
+        assert (out / "manifest.json").read_text() == before
+    assert annotate(*command)["new"] == 1
+    rows = rows_in(out)
+    for shard in ("00000-of-00001", "00001-of-00002"):
+        with lock(out, f"shard-{shard}"):
+            assert f"another process writes shard-{shard}" in annotate(*command, "--restart", status=2)
+        assert rows_in(out) == rows
+    assert annotate(*command, "--restart")["new"] == 1
+
+
 def test_what_rays_tasks_and_actors_do_gives_the_same_rows(pictures, annotate, rows_in, tiny_folder):
     pa = pytest.importorskip("pyarrow")
     from argus_tools.annotate.inputs import list_items
@@ -208,6 +257,32 @@ def test_what_rays_tasks_and_actors_do_gives_the_same_rows(pictures, annotate, r
     assert images.num_rows == 7
     rows = [json.loads(text) for text in RayAnnotator(asdict(request), False)(images)["row"].to_pylist()]
     assert {row["id"]: row for row in rows} == rows_in(pictures.parent / "out")
+    broken = pa.concat_tables(decode(pa.table({"items": items}), '{"settings": {"tile_size": "none"}}', {}))
+    (fatal,) = RayAnnotator(asdict(request), False)(broken)["row"].to_pylist()
+    assert "a machine of the cluster cannot decode: " in json.loads(fatal)["fatal"]
     wrong = asdict(Request("caption", str(pictures), device="cpu"))
     (fatal,) = RayAnnotator(wrong, False)(images)["row"].to_pylist()
     assert "holds a model of type None, not 'argus'" in json.loads(fatal)["fatal"]
+
+
+def test_what_ray_loses(monkeypatch):
+    from argus_tools.annotate import ray_engine
+
+    items, request = [Item(name, name, "file", name) for name in "ab"], Request("caption", "model")
+    job = Job(("x",), None, {}, engine="ray")
+    monkeypatch.setattr(ray_engine, "_cluster", lambda *arguments: contextlib.nullcontext())
+    monkeypatch.setattr(ray_engine, "_pass", lambda *arguments: iter(()))
+    with pytest.raises(CommandError, match="Ray lost all of 2 images, each twice"):
+        list(ray_engine.annotate_on_ray(items, request, job))
+    monkeypatch.setattr(ray_engine, "_pass", lambda *arguments: iter([[{"id": "a"}]]))
+    rows = [row for rows in ray_engine.annotate_on_ray(items, request, job) for row in rows]
+    assert [row["id"] for row in rows] == ["a", "b"] and "was lost twice" in rows[1]["error"]
+
+
+def test_one_task_of_ray_reads_a_compressed_tar():
+    from argus_tools.annotate.ray_engine import _groups
+
+    kinds = [("file", "a"), ("file", "b"), ("file", "c"), *[("packed", "x.tgz")] * 5, ("packed", "y.tgz")]
+    items = [Item(str(number), path, kind, path) for number, (kind, path) in enumerate(kinds)]
+    assert [len(group) for group in _groups(items, 2)] == [2, 1, 5, 1]
+    assert [len(group) for group in _groups(items, 1)] == [1] * 9

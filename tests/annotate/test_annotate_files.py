@@ -14,7 +14,7 @@ from argus_tools.annotate.coco import write_coco
 from argus_tools.annotate.manifest import claim, lock
 from argus_tools.annotate.preparing import Prepared
 from argus_tools.annotate.schema import TASKS, arrow_schema, columns, row
-from argus_tools.annotate.shards import ShardWriter, part_files, rows_of
+from argus_tools.annotate.shards import ShardWriter, own_files, part_files, rows_of
 from argus_tools.cli_support import CommandError
 
 
@@ -151,7 +151,56 @@ def test_shards_have_files_of_their_own(tmp_path):
         one = writer(tmp_path, shard=shard, num_shards=2)
         one.add([caption_row(shard)])
         one.finish()
-    assert ids(tmp_path) == ["0", "1"] and writer(tmp_path, shard=0, num_shards=2).done == {"0", "1"}
+    assert ids(tmp_path) == ["0", "1"]
+    (tmp_path / "annotations-00001-of-00002-000000.jsonl").write_text("damaged, and none of shard 0's business")
+    assert writer(tmp_path, shard=0, num_shards=2).done == {"0"}
+
+
+def test_numbers_may_be_longer_than_their_zeros(tmp_path):
+    (tmp_path / "annotations-100000-of-100001-1000000.jsonl").write_bytes(b"")
+    one = writer(tmp_path, shard=100_000, num_shards=100_001)
+    one.add([caption_row(0)])
+    (tmp_path / "summary-100000-of-100001.json").write_text("{}")
+    assert len(own_files(tmp_path)) == 3
+    one.finish()
+    assert [path.name for path in part_files(tmp_path) if path.stat().st_size] == [
+        "annotations-100000-of-100001-1000001.jsonl"
+    ]
+
+
+def test_half_written_files_are_removed(tmp_path):
+    names = [
+        "annotations-00000-of-00002-000000.7.jsonl",
+        "journal-00000-of-00002.7.jsonl",
+        "summary-00000-of-00002.7.json",
+    ]
+    names = [
+        f".{name}" for name in (*names, *(name.replace("00000-of", "00001-of") for name in names), "manifest.7.json")
+    ]
+    for name in (*names, ".shard-00000-of-00002.lock", ".manifest.lock"):
+        (tmp_path / name).touch()
+    assert {path.name for path in own_files(tmp_path)} == set(names)
+    writer(tmp_path, shard=0, num_shards=2)
+    assert {path.name for path in own_files(tmp_path)} == set(names[3:])  # others may be at work
+    claim(tmp_path, COMMAND, restart=True)
+    assert sorted(os.listdir(tmp_path)) == [".manifest.lock", ".shard-00000-of-00002.lock", "manifest.json"]
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
+def test_rows_with_an_error_are_forgotten_file_by_file(tmp_path, file_format):
+    if file_format == "parquet":
+        pytest.importorskip("pyarrow")
+    first = writer(tmp_path, file_format)
+    first.add([caption_row(number, error=number in (1, 3, 4, 5, 7)) for number in range(8)])  # 6 and 7 in the journal
+    other = writer(tmp_path, file_format, shard=1, num_shards=2)
+    other.add([caption_row(9, error=True)])
+    other.finish()
+    again = writer(tmp_path, file_format)
+    again.forget_failed()
+    assert again.done == {"0", "2", "6"} and not again.failed
+    assert writer(tmp_path, file_format).done == {"0", "2", "6"}
+    again.add([caption_row(3), caption_row(7, error=True)])
+    assert ids(tmp_path) == ["0", "2", "6", "3", "7", "9"]
 
 
 @pytest.mark.parametrize("task", TASKS)

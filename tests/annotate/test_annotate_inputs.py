@@ -1,47 +1,14 @@
 """What inputs are understood, told by content, and which ids, keys and metadata their images get."""
 
-import io
-import json
 import os
-import tarfile
 
 import pytest
+from encoded_images import encoded, read_all, write_tar
 from PIL import Image
 
-from argus_tools.annotate.feeding import tasks
 from argus_tools.annotate.inputs import expand, list_items
 from argus_tools.annotate.items import in_shard, kind_of_file
-from argus_tools.annotate.preparing import prepare
 from argus_tools.cli_support import CommandError
-from processing_argus import ArgusImageProcessor
-
-
-def encoded(size=(8, 6), color="red", kind="PNG"):
-    buffer = io.BytesIO()
-    Image.new("RGB", size, color).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def write_tar(path, members, mode="w"):
-    with tarfile.open(path, mode) as tar:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-
-
-def read_all(items):
-    """{id: (size, key, metadata, error)} of images read as a worker reads them."""
-    processor = ArgusImageProcessor(tile_size=32)
-    results = [prepare(task, processor, {}) for task in tasks(items)]
-    assert len(results) == len(items)
-    return {r.id: (r.size, r.key, r.metadata and json.loads(r.metadata), r.error) for r in results}
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_a_folder_is_walked_in_order_and_known_by_content(here):
@@ -94,28 +61,6 @@ def test_a_tar_gives_keys_and_what_lies_beside(here):
             f"{name}/0003.bin": ((9, 3), "0003", None, None),
             f"{name}/0001.jpg#2": ((2, 2), "0001", None, None),
         }
-
-
-@pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_a_damaged_tar_keeps_what_is_whole(here, mode):
-    write_tar("x.tar", [(f"{i}.png", encoded((60, 60 + i)) + os.urandom(3000)) for i in range(6)], mode)
-    whole = (here / "x.tar").read_bytes()
-    (here / "x.tar").write_bytes(whole[: len(whole) * 2 // 3] if mode == "w:gz" else whole[: 4 * 4096 + 700])
-    items = list_items(["x.tar"])
-    found = read_all(items)
-    assert items[-1].id == "x.tar/#damaged" and "cannot be read behind its first" in found["x.tar/#damaged"][3]
-    good = [identity for identity, (size, *_) in found.items() if size is not None]
-    assert good == [f"x.tar/{i}.png" for i in range(len(good))] and len(good) >= 2
-    (here / "empty.tar").write_bytes(b"")
-    assert list(read_all(list_items(["empty.tar"]))) == ["empty.tar/#damaged"]
-
-
-def test_a_compressed_tar_that_changes_meanwhile_loses_no_item(here):
-    write_tar("x.tgz", [("1.png", encoded()), ("2.png", encoded())], "w:gz")
-    items = list_items(["x.tgz"])
-    write_tar("x.tgz", [("1.png", encoded())], "w:gz")
-    found = read_all(items)
-    assert found["x.tgz/1.png"][0] == (6, 8) and "not any more" in found["x.tgz/2.png"][3]
 
 
 def test_parquet_in_three_forms(here):
@@ -202,6 +147,13 @@ def test_a_list_of_names(here):
         "https://example.org/x.jpg",
     ]
     assert "is not there" in items[2].error and items[3].kind == "url"
+
+
+def test_the_folder_that_is_written_is_no_input(here):
+    (here / "out").mkdir()
+    (here / "out" / "a.png").write_bytes(encoded())
+    with pytest.raises(CommandError, match=r"out/: it is the folder that is being written \(--out\)"):
+        list_items(["out/"], leave_out="out")
 
 
 def test_what_is_not_understood_is_refused(here):

@@ -1,7 +1,9 @@
 """Worker processes: results of all images, and what becomes of one that kills whoever decodes it."""
 
+import multiprocessing
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,6 +103,44 @@ def test_workers_that_cannot_begin_end_the_run():
         with pytest.raises(WorkersFailed, match="end as soon as they begin"):
             while buffer.take() is not None:
                 pass
+
+
+def hangs(connection, *arguments):
+    """In place of `preparing.serve`: never says that it is ready."""
+    connection.recv_bytes()
+
+
+def test_workers_that_never_begin_end_the_run(monkeypatch):
+    wait = workers.wait
+    monkeypatch.setattr(workers, "serve", hangs)
+    monkeypatch.setattr(workers, "START_SECONDS", -1)  # whatever has not begun by the first look
+    monkeypatch.setattr(workers, "wait", lambda handles, timeout: wait(handles, 0.01))
+    with pytest.raises(WorkersFailed, match=r"or never do \(status -9\)"):
+        run([Task(item("x.png"))], count=1)
+
+
+@pytest.mark.parametrize("error", [KeyError, TypeError, MemoryError, multiprocessing.BufferTooShort])
+def test_an_answer_that_makes_no_sense_is_an_error_of_its_image(files, monkeypatch, error):
+    result = workers._Worker.result
+
+    def odd(self):
+        if self.task.item.id == "0.png":
+            raise error("odd")
+        return result(self)
+
+    monkeypatch.setattr(workers._Worker, "result", odd)
+    found = run([Task(item(path)) for path in files[:2]], count=1)
+    assert "ended twice" in found["0.png"].error and found["1.png"].error is None
+
+
+@pytest.mark.parametrize("told", [b"[]", b"{}", b'{"size": null}', b'{"size": 3, "shape": [], "dtype": "uint8"}'])
+def test_a_worker_keeps_its_task_until_its_answer_is_read(told):
+    worker = workers._Worker.__new__(workers._Worker)
+    worker.task = Task(item("x.png"))
+    worker.connection = SimpleNamespace(recv_bytes=lambda: told, recv_bytes_into=lambda buffer: None)
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        worker.result()
+    assert worker.task is not None
 
 
 def test_what_breaks_while_tasks_are_read_is_raised(files):
