@@ -1,9 +1,14 @@
 """Shared by all tests: no network, few threads, session-scoped tiny models that no test may change."""
 
 import os
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+MODULES = tempfile.TemporaryDirectory(
+    prefix="argus-modules-"
+)  # the code of hub folders: this process's own, till its end
+os.environ["HF_MODULES_CACHE"] = MODULES.name
 
 import pytest
 import torch

@@ -1,25 +1,20 @@
-"""The embedded model as a hub folder, loaded with `trust_remote_code=True` as its users do; a code cache of its own."""
+"""The embedded model as a hub folder, loaded with `trust_remote_code=True` as its users do."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from asking import chat
 from PIL import Image
 
 from argus_tools.export import export
 from argus_tools.paths import default_model_path
 
-QUESTION = "Describe and locate every object."
-
 
 @pytest.fixture(scope="session")
 def hub_folder(tmp_path_factory):
     """The folder that `argus export` writes, as a string."""
-    with pytest.MonkeyPatch.context() as patch:
-        modules = tmp_path_factory.mktemp("modules")
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(modules))
-        patch.syspath_prepend(str(modules))
-        yield str(export(default_model_path(), tmp_path_factory.mktemp("exported") / "argus-nano-hub"))
+    return str(export(default_model_path(), tmp_path_factory.mktemp("exported") / "argus-nano-hub"))
 
 
 @pytest.fixture(scope="session")
@@ -69,8 +64,3 @@ def expected(load, inputs):
 def generated(inputs):
     """generated(model, **options): the same for another model."""
     return lambda model, **options: model.generate(**inputs, max_new_tokens=24, do_sample=False, **options)
-
-
-def chat(*images, question: str = QUESTION) -> list[dict]:
-    content = [image if isinstance(image, dict) else {"type": "image", "image": str(image)} for image in images]
-    return [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]

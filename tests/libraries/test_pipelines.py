@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 import transformers
-from conftest import chat
+from asking import chat
 from transformers import TextIteratorStreamer, pipeline
 
 OLD = transformers.__version__.startswith("4.")

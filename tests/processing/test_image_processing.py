@@ -412,8 +412,15 @@ def modules_cache(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
     monkeypatch.setattr(ArgusImageProcessor, "_auto_class", None)
     monkeypatch.setattr(IMAGE_PROCESSOR_MAPPING, "_extra_content", {})  # as where this project is not installed
-    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
-        monkeypatch.delitem(sys.modules, name)
+    before = forget_modules()
+    yield
+    forget_modules()
+    sys.modules.update(before)
+
+
+def forget_modules():
+    """Take the code of hub folders, and with it the folder that its package was found in, out of Python's imports."""
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("transformers_modules")}
 
 
 def test_auto_class_loads_the_hub_code(tmp_path, modules_cache):
