@@ -60,7 +60,7 @@ else:
 FAST = bool(os.environ.get("{FAST}"))  # the tests' setting: fewer steps and repeats, the same code
 WORK = Path(tempfile.mkdtemp(prefix="argus-"))
 
-print(f"{{CHECKPOINT}} on {{DEVICE}}; torch {{torch.__version__}}, transformers {{transformers.__version__}}")'''
+print(f"{{DEVICE}}; torch {{torch.__version__}}, transformers {{transformers.__version__}}")'''
 
 
 def paths(words: list[str] | None = None) -> list[Path]:
