@@ -8,6 +8,7 @@ All machines need this package and see the inputs and the model under the same n
 import contextlib
 import itertools
 import json
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -21,27 +22,54 @@ from .preparing import Prepared, build_image_processor, image_processor_recipe, 
 from .schema import row
 
 ITEMS_AT_ONCE = 16  # consecutive ones, so that a table or a compressed tar is opened once for so many
+MAX_FALSE_STARTS = 3  # of actors, one after the other; without it, one that is lost while it begins ends the run
 
 
 def annotate_on_ray(items: list[Item], request: Request, job) -> Iterator[list[dict]]:
     """Rows of these items, as they come.
 
     Raises:
-        CommandError: Ray is not installed, the model cannot be loaded or fails as a whole, a machine cannot decode, or
-            nothing at all came back.
+        CommandError: Ray is not installed, the model cannot be loaded or fails as a whole, a machine cannot decode,
+            actors cannot begin, or nothing at all came back.
     """
     if os.path.isdir(request.model):
         request = replace(request, model=os.path.abspath(request.model))
-    with _cluster(job.actors, job.debug) as ray:
+    with _cluster(job.actors, job.debug) as ray, _Losses() as losses:
         left = {item.id: _placed(item) for item in items}
         for at_once in (ITEMS_AT_ONCE, 1):
             for rows in _pass(ray, list(left.values()), request, job, at_once) if left else ():
                 yield [each for each in rows if left.pop(each["id"], None) is not None]
     if len(left) == len(items):
         advice = "all machines need this package with what it needs; --debug shows what Ray says"
-        raise CommandError(f"Ray lost all of {len(items)} images, each twice: {advice}")
-    lost = "the process that it was given to was lost twice"
+        raise CommandError(f"Ray lost all of {len(items)} images, each twice{losses.last}: {advice}")
+    lost = f"the process that it was given to was lost twice{losses.last}"
     yield [row(Prepared(item.id, item.source, item.key, error=lost), request.task, None) for item in left.values()]
+
+
+class _Losses(logging.Handler):
+    """Hears why Ray Data lost something: it goes on without, and says so in its log alone. `last` is the latest."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.last = ""
+
+    def __enter__(self):
+        logging.getLogger("ray.data").addHandler(self)
+        return self
+
+    def __exit__(self, *exception):
+        logging.getLogger("ray.data").removeHandler(self)
+
+    def emit(self, record):
+        if record.exc_info and record.exc_info[1] is not None:
+            self.last = f" (the last loss: {_reason(record.exc_info[1])})"
+
+
+def _reason(error: BaseException) -> str:
+    """Ray's errors hold a traceback of the other process, with its own error at the end, or a sentence and advice."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+    line = lines[-1] if "Traceback" in str(error) or "ray::" in lines[0] else lines[0]
+    return f"{type(error).__name__}: {one_line(RuntimeError(line))}"
 
 
 def _placed(item: Item) -> Item:
@@ -72,11 +100,14 @@ def _pass(ray, items: list[Item], request: Request, job, at_once: int) -> Iterat
             num_gpus=1 if has_gpu else 0,
         )
     )
-    for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
-        told = [json.loads(text) for text in batch["row"].to_pylist()]
-        if fatal := next((each["fatal"] for each in told if "fatal" in each), None):
-            raise CommandError(fatal)
-        yield told
+    try:
+        for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+            told = [json.loads(text) for text in batch["row"].to_pylist()]
+            if fatal := next((each["fatal"] for each in told if "fatal" in each), None):
+                raise CommandError(fatal)
+            yield told
+    except ray.exceptions.RayError as error:
+        raise CommandError(f"Ray cannot go on: {_reason(error)}; --debug shows what it says") from error
 
 
 def _groups(items: list[Item], at_once: int) -> Iterator[list[Item]]:
@@ -171,11 +202,16 @@ def _cluster(actors: int, debug: bool):
             ray.init(**options)
         signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
     context = ray.data.DataContext.get_current()
-    before = context.max_errored_blocks, context.enable_progress_bars
-    context.max_errored_blocks, context.enable_progress_bars = -1, debug  # what is lost is asked for again
+    ours = {"max_errored_blocks": -1, "enable_progress_bars": debug}  # what is lost is asked for again
+    if hasattr(context, "max_consecutive_actor_init_deaths"):  # not in older ones
+        ours["max_consecutive_actor_init_deaths"] = MAX_FALSE_STARTS
+    before = {name: getattr(context, name) for name in ours}
+    for name, value in ours.items():
+        setattr(context, name, value)
     try:
         yield ray
     finally:
-        context.max_errored_blocks, context.enable_progress_bars = before
+        for name, value in before.items():
+            setattr(context, name, value)
         if mine:
             ray.shutdown()

@@ -1,21 +1,16 @@
 """`argus annotate` in this process, on a tiny model: rows, files, going on, refusals."""
 
-import contextlib
 import json
 import os
 import signal
 import tarfile
-from dataclasses import asdict, astuple
 
 import pytest
 
 import argus_tools.annotate.annotator
-from argus_tools.annotate.annotator import Annotator, Request
-from argus_tools.annotate.items import Item
+from argus_tools.annotate.annotator import Annotator
 from argus_tools.annotate.manifest import claim, lock
-from argus_tools.annotate.run import Job
 from argus_tools.cli import main
-from argus_tools.cli_support import CommandError
 
 GOOD = {
     "pictures/0.png": (64, 40),
@@ -116,14 +111,15 @@ def test_an_interrupted_run_keeps_what_is_complete_and_goes_on(pictures, annotat
 def test_memory_that_is_short_halves_batches(pictures, annotate, rows_in, monkeypatch):
     import torch
 
-    original, sizes, refused = Annotator._answers, [], []
+    original, sizes, answered, refused = Annotator._answers, [], [], []
 
     def answers(self, images):
         sizes.append(len(images))
-        if len(images) == 1 and self._has_answered and not refused:
+        if len(images) == 1 and answered and not refused:
             refused.append(images[0].id)
         if len(images) > 1 or images[0].id in refused:
             raise torch.OutOfMemoryError("no room")
+        answered.append(images[0].id)
         return original(self, images)
 
     monkeypatch.setattr(Annotator, "_answers", answers)
@@ -243,46 +239,3 @@ def test_a_run_that_is_under_way_keeps_its_folder(pictures, annotate, rows_in):
             assert f"another process writes shard-{shard}" in annotate(*command, "--restart", status=2)
         assert rows_in(out) == rows
     assert annotate(*command, "--restart")["new"] == 1
-
-
-def test_what_rays_tasks_and_actors_do_gives_the_same_rows(pictures, annotate, rows_in, tiny_folder):
-    pa = pytest.importorskip("pyarrow")
-    from argus_tools.annotate.inputs import list_items
-    from argus_tools.annotate.ray_engine import RayAnnotator, _recipe, decode
-
-    annotate("pictures", "--task", "caption", "--out", "out")
-    request = Request("caption", tiny_folder, device="cpu", max_new_tokens=4, batch_size=2)
-    items = [json.dumps([astuple(item)]) for item in list_items(["pictures"])]
-    images = pa.concat_tables(decode(pa.table({"items": items}), _recipe(request), request.image_options))
-    assert images.num_rows == 7
-    rows = [json.loads(text) for text in RayAnnotator(asdict(request), False)(images)["row"].to_pylist()]
-    assert {row["id"]: row for row in rows} == rows_in(pictures.parent / "out")
-    broken = pa.concat_tables(decode(pa.table({"items": items}), '{"settings": {"tile_size": "none"}}', {}))
-    (fatal,) = RayAnnotator(asdict(request), False)(broken)["row"].to_pylist()
-    assert "a machine of the cluster cannot decode: " in json.loads(fatal)["fatal"]
-    wrong = asdict(Request("caption", str(pictures), device="cpu"))
-    (fatal,) = RayAnnotator(wrong, False)(images)["row"].to_pylist()
-    assert "holds a model of type None, not 'argus'" in json.loads(fatal)["fatal"]
-
-
-def test_what_ray_loses(monkeypatch):
-    from argus_tools.annotate import ray_engine
-
-    items, request = [Item(name, name, "file", name) for name in "ab"], Request("caption", "model")
-    job = Job(("x",), None, {}, engine="ray")
-    monkeypatch.setattr(ray_engine, "_cluster", lambda *arguments: contextlib.nullcontext())
-    monkeypatch.setattr(ray_engine, "_pass", lambda *arguments: iter(()))
-    with pytest.raises(CommandError, match="Ray lost all of 2 images, each twice"):
-        list(ray_engine.annotate_on_ray(items, request, job))
-    monkeypatch.setattr(ray_engine, "_pass", lambda *arguments: iter([[{"id": "a"}]]))
-    rows = [row for rows in ray_engine.annotate_on_ray(items, request, job) for row in rows]
-    assert [row["id"] for row in rows] == ["a", "b"] and "was lost twice" in rows[1]["error"]
-
-
-def test_one_task_of_ray_reads_a_compressed_tar():
-    from argus_tools.annotate.ray_engine import _groups
-
-    kinds = [("file", "a"), ("file", "b"), ("file", "c"), *[("packed", "x.tgz")] * 5, ("packed", "y.tgz")]
-    items = [Item(str(number), path, kind, path) for number, (kind, path) in enumerate(kinds)]
-    assert [len(group) for group in _groups(items, 2)] == [2, 1, 5, 1]
-    assert [len(group) for group in _groups(items, 1)] == [1] * 9
