@@ -90,7 +90,14 @@ def test_an_image_that_kills_its_worker_is_an_error_and_the_rest_goes_on(files, 
     assert all(found[f"{number}.png"].error is None for number in range(4))
 
 
-def test_a_decoder_that_does_not_come_back_is_ended(files, tmp_path, monkeypatch):
+@pytest.fixture
+def looks_often(monkeypatch):
+    """The pool looks after its workers at once, and not every five seconds."""
+    wait = workers.wait
+    monkeypatch.setattr(workers, "wait", lambda handles, timeout: wait(handles, 0.01))
+
+
+def test_a_decoder_that_does_not_come_back_is_ended(files, tmp_path, monkeypatch, looks_often):
     monkeypatch.setattr(workers, "IMAGE_SECONDS", -1)  # whatever has not come back by the first look
     os.mkfifo(tmp_path / "pipe")
     tasks = [Task(Item("stuck", "x", "tar", str(tmp_path / "pipe"), place=(0, 9)))]
@@ -110,11 +117,9 @@ def hangs(connection, *arguments):
     connection.recv_bytes()
 
 
-def test_workers_that_never_begin_end_the_run(monkeypatch):
-    wait = workers.wait
+def test_workers_that_never_begin_end_the_run(monkeypatch, looks_often):
     monkeypatch.setattr(workers, "serve", hangs)
     monkeypatch.setattr(workers, "START_SECONDS", -1)  # whatever has not begun by the first look
-    monkeypatch.setattr(workers, "wait", lambda handles, timeout: wait(handles, 0.01))
     with pytest.raises(WorkersFailed, match=r"or never do \(status -9\)"):
         run([Task(item("x.png"))], count=1)
 
