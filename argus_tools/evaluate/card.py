@@ -3,7 +3,8 @@
     python -m argus_tools.evaluate.card hub_cards/argus-nano
 
 Each entry is what `argus evaluate scenes --out` writes for its setting, model and data named, so that any of them can
-be had again by that command. `first_16` is the start of `test`, short enough for a test to repeat.
+be had again by that command. `first_16` is the start of `test`, short enough for a test to repeat. `unseen_style` holds
+pictograms alone, as shapes, digits and words look the same in every style: compare it with `pictograms`, not `test`.
 """
 
 import argparse
@@ -23,7 +24,8 @@ def settings() -> dict[str, list[str]]:
     return {
         "first_16": ["--split", "test", "--count", "16"],
         "test": ["--split", "test", "--count", "160"],
-        "unseen_style": ["--split", "test", "--count", "160", "--styles", *unseen],
+        "pictograms": ["--split", "test", "--count", "160", "--pictograms-only"],
+        "unseen_style": ["--split", "test", "--count", "160", "--pictograms-only", "--styles", *unseen],
         "val": ["--split", "val", "--count", "160"],
         "larger_288_one_tile": ["--count", "80", "--size", "288", "288", "--max-tiles", "1"],
         "larger_288_four_tiles": ["--count", "80", "--size", "288", "288", "--max-tiles", "4", "--max-objects", "10"],

@@ -18,7 +18,8 @@ METEORS = ("auto", "jar", "lite", "both")
 DESCRIPTION = """\
 Scores a model. Tasks and the files that they read:
 
-  scenes         rendered scenes of this project: --split --count --size --max-objects --styles
+  scenes         rendered scenes of this project: --split --count --size --max-objects --styles,
+                 --pictograms-only
   dense-caption  Visual Genome: --annotations region_descriptions.json, --images FOLDER; region-caption mAP
   detection      COCO: --annotations instances_val2017.json, --images FOLDER; mAP by pycocotools
   coco-captions  COCO: --annotations captions_val2017.json, --images FOLDER; BLEU-4, CIDEr
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", type=_positive, nargs=2, metavar=("HEIGHT", "WIDTH"), default=[144, 144], help="of scenes, in pixels")
     add("--max-objects", type=_positive, metavar="N", default=5, help="in a scene, 1 to 10 (default: 5)")
     add("--styles", nargs="+", metavar="STYLE", help="drawing styles of scenes (default: those trained on)")
+    add("--pictograms-only", action="store_true", help="scenes without shapes, digits and words, which have no styles")
     add("--seed", type=_not_negative, default=0, help="of what is asked about scenes (default: 0)")
     add = parser.add_argument_group("the scores").add_argument
     add(
@@ -132,7 +134,7 @@ def open_benchmark(arguments):
 
         (height, width), styles = arguments.size, tuple(arguments.styles) if arguments.styles else None
         options = {"height": height, "width": width, "max_objects": arguments.max_objects, "styles": styles}
-        return Scenes(arguments.split, arguments.count, arguments.seed, kind, **options)
+        return Scenes(arguments.split, arguments.count, arguments.seed, kind, arguments.pictograms_only, **options)
     from .datasets import open_dataset
 
     return open_dataset(arguments, kind)

@@ -124,19 +124,31 @@ def score_scenes(model, scenes: Iterable, seed: int = 0, meteors: Sequence[str] 
 class Scenes(Benchmark):
     """Scenes 0..count-1 of a split.
 
-    options: `render_scene`'s: height, width, max_objects, styles. meteors: as for `score`.
+    options: `render_scene`'s: height, width, max_objects, styles. meteors: as for `score`. pictograms_only: no shapes,
+    digits and words, which look the same in every style; `data` holds it where it is set.
     Raises ValueError for options that `render_scene` refuses.
     """
 
     name = "scenes"
     needs = ("caption", "answer", "detect", "dense_caption")
 
-    def __init__(self, split: str, count: int, seed: int = 0, meteors: Sequence[str] = ("lite",), **options):
-        from ..scenes import SCENES_VERSION
+    def __init__(
+        self,
+        split: str,
+        count: int,
+        seed: int = 0,
+        meteors: Sequence[str] = ("lite",),
+        pictograms_only: bool = False,
+        **options,
+    ):
+        from ..scenes import SCENES_VERSION, atlas_info
 
         self._split, self._options, self._count, self._seed, self._meteors = split, options, count, seed, meteors
         self._truths: dict = {}
         self.data = {"scenes_version": SCENES_VERSION, "split": split, "count": count, "seed": seed, **options}
+        if pictograms_only:
+            self.data["pictograms_only"] = True
+            self._options = {**options, "classes": tuple(atlas_info()["classes"])}
         self._render(0)
 
     def ids(self) -> list[int]:

@@ -1,10 +1,14 @@
 """Scores of held-out scenes: a model that knows the truth gets all of it, and each mistake costs what it should."""
 
+import argparse
+
 import pytest
 
+from argus_tools.evaluate.card import settings
+from argus_tools.evaluate.command import add_arguments, open_benchmark
 from argus_tools.evaluate.predictions import Predictions
 from argus_tools.evaluate.scenes import Scenes, exchanges_of, iou, match, region_scores, score_scenes
-from argus_tools.scenes import QUESTION_KINDS, render_scene
+from argus_tools.scenes import QUESTION_KINDS, atlas_info, render_scene
 
 SIZE = {"height": 96, "width": 96, "max_objects": 5, "styles": None}
 SCENES = [render_scene(i, "test", **SIZE) for i in range(12)]
@@ -140,3 +144,25 @@ def test_options_that_cannot_be_are_refused():
         Scenes("test", 1, **{**SIZE, "max_objects": 11})
     with pytest.raises(ValueError, match="style must be one of"):
         Scenes("test", 1, **{**SIZE, "styles": ("crayon",)})
+
+
+def test_pictograms_alone_are_scenes_of_their_own():
+    """Digits, words and shapes are drawn alike in every style, so a style is scored without them."""
+    mixed, alone = Scenes("test", 12, **SIZE), Scenes("test", 12, pictograms_only=True, **SIZE)
+    assert "pictograms_only" not in mixed.data and alone.data == mixed.data | {"pictograms_only": True}
+    pictograms = tuple(atlas_info()["classes"])
+    scenes = [render_scene(i, "test", classes=pictograms, **SIZE) for i in range(12)]
+    assert {o.name for scene in scenes for o in scene.objects} <= set(pictograms)
+    assert not {o.name for scene in SCENES for o in scene.objects} <= set(pictograms)
+    rows = alone.predict(Knows(scenes), alone.ids())  # which knows the images of these scenes alone
+    assert alone.score(dict(enumerate(rows))) == score_scenes(Knows(scenes), scenes)
+    assert len(mixed.predict(Knows(), mixed.ids())) == 12
+
+
+def test_the_card_scores_an_unseen_style_beside_the_training_styles_on_the_same_kinds():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    data = {name: open_benchmark(parser.parse_args(["scenes", *words])).data for name, words in settings().items()}
+    assert data["unseen_style"]["pictograms_only"] and data["unseen_style"]["styles"] == ("twemoji",)
+    assert data["pictograms"] == data["unseen_style"] | {"styles": None}
+    assert "pictograms_only" not in data["test"] and data["test"]["count"] == data["pictograms"]["count"] == 160
