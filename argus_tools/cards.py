@@ -17,8 +17,9 @@ PICTURE = Path("images") / "boxes.png"
 RESULTS = Path(".eval_results")
 SCORES = Path("training") / "scores.json"
 
-# The hub lists a result under a data set of its own. The scenes are rendered, not stored, so there is none yet.
-DATASET = "argusvlm/rendered-scenes"
+# The hub lists a result under a data set of its own. The scenes are rendered, not stored, so there is none yet; no
+# account can be called so, and nobody else can publish it.
+DATASET = "YOUR_NAME/rendered-scenes"
 FILES = {"test": "rendered-scenes.yaml", "unseen_style": "rendered-scenes-unseen-style.yaml"}
 _HEADER = """\
 # Written by `python -m argus_tools.cards` from training/scores.json. `argus evaluate scenes` renders the scenes;
@@ -52,7 +53,7 @@ def eval_results(scores: dict) -> dict[str, list[dict]]:
         values, data = result.get("scores", result), result.get("data", {})
         about = [_SETTING[setting], f"{values.get('scenes', '?')} scenes, greedy, self-reported"]
         about += [f"scenes version {data['scenes_version']}"] if "scenes_version" in data else []
-        entries = []
+        entries, suffix = [], "" if setting == "test" else f"_{setting}"
         kinds = {
             f"answer_{kind}": (("answer", kind, "accuracy"), f"{kind}, accuracy") for kind in sorted(values["answer"])
         }
@@ -62,7 +63,7 @@ def eval_results(scores: dict) -> dict[str, list[dict]]:
                 if step not in value:
                     raise ValueError(f"{setting} has no {'.'.join(path)}: measure it by argus_tools.evaluate.card")
                 value = value[step]
-            dataset = {"id": DATASET, "task_id": task}
+            dataset = {"id": DATASET, "task_id": task + suffix}
             entries.append({"dataset": dataset, "value": value, "notes": "; ".join([what, *about])})
         files[name] = entries
     if not files:

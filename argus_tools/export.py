@@ -39,7 +39,9 @@ CUSTOM_PIPELINES = {
 # Which Auto classes each file is asked for. AutoProcessor looks into all of them, in an order that versions differ in.
 _AUTO_MAPS = {"config.json": AUTO_MAP, "processor_config.json": _PROCESSORS, "preprocessor_config.json": _PROCESSORS}
 
-_CARD_SUFFIXES = {".md", ".png", ".jpg", ".jpeg", ".yaml"}  # also from subfolders: a card's pictures, .eval_results
+_CARD_SUFFIXES = {".md", ".png", ".jpg", ".jpeg", ".yaml"}
+_CARD_FOLDERS = ("images", "training", ".eval_results")  # what a card shows and names; nothing else of subfolders
+_FOLDER_SUFFIXES = {".json", ".jsonl", *_CARD_SUFFIXES}
 _DATA_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".model", *_CARD_SUFFIXES}
 _LEFT_OUT = {"trainer_state.json"}
 _PICKLED_WEIGHTS = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
@@ -92,8 +94,8 @@ def _checked_files(source: Path) -> list[Path]:
         raise ValueError(f"{source} holds a model of type {model_type!r}, not 'argus': run `argus convert` on it first")
 
     files = [p for p in sorted(source.iterdir()) if p.suffix in _DATA_SUFFIXES and p.name not in _LEFT_OUT]
-    folders = [p for p in source.iterdir() if p.is_dir() and (p.name[0] != "." or p.name == ".eval_results")]
-    files += [p for folder in folders for p in sorted(folder.iterdir()) if p.suffix in _CARD_SUFFIXES]
+    folders = [source / name for name in _CARD_FOLDERS if (source / name).is_dir()]
+    files += [p for folder in folders for p in sorted(folder.iterdir()) if p.suffix in _FOLDER_SUFFIXES]
     files = [p for p in files if p.is_file()]
     names = {p.name for p in files if p.parent == source}
     if not any(name.endswith(".safetensors") for name in names):

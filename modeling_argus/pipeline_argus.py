@@ -11,11 +11,11 @@ class ArgusDenseCaptioningPipeline(Pipeline):
     """Finds and describes every object of each image.
 
     Takes an image, a list, a generator or a data set of them, each in any form that the processor takes (PIL, path,
-    URL, bytes, array). `batch_size` images are answered at a time; what else is given goes to `model.dense_caption`
-    (`max_new_tokens`, `max_tiles`, `num_beams`, ...).
+    URL, bytes, array). `batch_size` images are answered at a time; regions of a score below `threshold` (0) are left out;
+    what else is given goes to `model.dense_caption` (`max_new_tokens`, `max_tiles`, `num_beams`, ...).
 
     For each image a list of {"label": str, "score": float, "box": {"xmin", "ymin", "xmax", "ymax"}}, in pixels of the
-    original image. What the model wrote that is no region is left out; `model.dense_caption` reports it.
+    original image, floats. What the model wrote that is no region is left out; `model.dense_caption` reports it.
     """
 
     _load_processor = True
@@ -23,8 +23,8 @@ class ArgusDenseCaptioningPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
 
-    def _sanitize_parameters(self, **options):
-        return {}, options, {}
+    def _sanitize_parameters(self, threshold=None, **options):
+        return {}, options, {} if threshold is None else {"threshold": threshold}
 
     def preprocess(self, image):
         return {"images": [image]}  # in a list, so that a batch of tensors is not stacked
@@ -35,9 +35,10 @@ class ArgusDenseCaptioningPipeline(Pipeline):
         found = self.model.dense_caption(images, processor=self.processor, batch_size=len(images), **options)
         return {"regions": found if batched else found[0]}
 
-    def postprocess(self, outputs):
+    def postprocess(self, outputs, threshold=0.0):
         regions = outputs["regions"]
         return [
             {"label": label, "score": score, "box": dict(zip(("xmin", "ymin", "xmax", "ymax"), box))}
             for label, score, box in zip(regions["captions"], regions["scores"].tolist(), regions["boxes"].tolist())
+            if score >= threshold
         ]

@@ -37,9 +37,10 @@ import tempfile
 from pathlib import Path
 
 COLAB = "google.colab" in sys.modules
-if COLAB and not Path("argusvlm").exists():  # not run here
-    subprocess.run("git clone -q --depth 1 https://github.com/{REPOSITORY} argusvlm".split(), check=True)
-    wanted = ["./argusvlm[train,bench,eval]", "torchao>=0.18"]
+if COLAB:  # not run here
+    if not Path("argusvlm").exists():
+        subprocess.run("git clone -q --depth 1 https://github.com/{REPOSITORY} argusvlm".split(), check=True)
+    wanted = ["./argusvlm[train,bench,eval]", "torchao>=0.18"]  # quick where they are installed already
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *wanted], check=True)
 places = [Path("argusvlm").resolve()] if COLAB else [Path.cwd(), *Path.cwd().parents]
 ROOT = next(folder for folder in places if (folder / "hub_cards").is_dir())

@@ -222,7 +222,7 @@ def boxes(task: str, words, *shared):
     places = [tuple(round(value * scale) for value in box) for box in regions["boxes"].tolist()]
     colors = dict(zip(captions, processor.region_colors(captions)))
     annotated = gr.AnnotatedImage((seen.picture, list(zip(places, captions))), color_map=colors)
-    drawn = processor.draw_regions(Path(seen.key[0]).read_bytes(), regions)
+    drawn = processor.draw_regions(seen.picture, regions | {"boxes": regions["boxes"] * scale})
     found = zip(captions, regions["scores"].tolist(), regions["boxes"].tolist())
     rows = [[caption, round(score, 2), *map(round, box)] for caption, score, box in found]
     if not rows:

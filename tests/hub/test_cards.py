@@ -232,6 +232,12 @@ def test_results_of_evaluate_are_understood():
     assert all("scenes version 3" in entry["notes"] and "16 scenes" in entry["notes"] for entry in entries)
 
 
+def test_no_two_results_have_one_name():
+    files = cards.eval_results({"test": scene_scores(), "unseen_style": scene_scores()})
+    named = [(entry["dataset"]["id"], entry["dataset"]["task_id"]) for entries in files.values() for entry in entries]
+    assert len(files) == 2 and len(named) == len(set(named))
+
+
 @pytest.mark.parametrize(
     "scores, message",
     [({}, "none of test"), ({"test": scene_scores(detect={})}, "no detect.ap_50"), ([], "holds no scores")],

@@ -152,6 +152,16 @@ def test_damaged_files_are_named(tiny_checkpoint, tmp_path, name, content, messa
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
+def test_of_folders_only_what_a_card_shows_is_taken(tiny_checkpoint, tmp_path):
+    source = shutil.copytree(tiny_checkpoint, tmp_path / "source")
+    for name in ("images/boxes.png", "training/scores.json", ".eval_results/a.yaml", "private/me.png", ".git/x.yaml"):
+        (source / name).parent.mkdir()
+        (source / name).write_text("{}")
+    out = export(source, tmp_path / "out")
+    taken = {str(path.relative_to(out)) for path in out.rglob("*") if path.parent != out}
+    assert taken == {"images/boxes.png", "training/scores.json", ".eval_results/a.yaml"}
+
+
 def test_an_interrupted_replacement_keeps_the_earlier_export(tiny_checkpoint, tmp_path, monkeypatch):
     out = export(tiny_checkpoint, tmp_path / "out")
     replace = export_module.os.replace

@@ -162,6 +162,8 @@ def test_dense_captioning_is_the_task_call(dense, picture, image):
         assert list(region["box"]) == ["xmin", "ymin", "xmax", "ymax"]
         assert list(region["box"].values()) == box.tolist()
     json.dumps(found)  # plain numbers
+    bar = sorted(region["score"] for region in found)[len(found) // 2]
+    assert dense(image, threshold=bar) == [region for region in found if region["score"] >= bar]
 
 
 def test_dense_captioning_in_batches(dense, picture, image):
