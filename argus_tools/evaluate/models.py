@@ -62,11 +62,11 @@ def check_model(name: str | None, trust_remote_code: bool = False) -> tuple[str,
     folder = cli_models.model_folder(name)
     kind = _read(folder / "config.json").get("model_type")
     if kind in OTHER_TYPES:
-        identity = {"name": folder.resolve().name, "type": kind, "fingerprint": fingerprint(folder)}
+        identity = {"name": _name(folder), "type": kind, "fingerprint": fingerprint(folder)}
         return kind, str(folder), identity | ({"box_format": "location_tokens"} if kind == "florence2" else {})
     found = cli_models.check_model(name, trust_remote_code)
     if folder.is_dir():
-        identity = {"name": folder.resolve().name, "type": "argus", "fingerprint": fingerprint(folder)}
+        identity = {"name": _name(folder), "type": "argus", "fingerprint": fingerprint(folder)}
         return "argus", found, identity | {"box_format": _read(folder / "processor_config.json").get("box_format")}
     kind, revision = _repository(found, trust_remote_code)
     return kind, found, {"name": found, "type": kind, "revision": revision}
@@ -83,6 +83,12 @@ def open_model(kind: str, name: str, identity: dict, arguments):
     from .other_models import load
 
     return load(kind, name, identity, device, arguments.dtype, arguments.batch_size, **options)
+
+
+def _name(folder: Path) -> str:
+    """The folder's own name; "OUT/model" of what `argus train` leaves in OUT, or all of them would be "model"."""
+    folder = folder.resolve()
+    return f"{folder.parent.name}/model" if folder.name == "model" else folder.name
 
 
 def _read(file: Path) -> dict:

@@ -1,11 +1,13 @@
 """Tables 3 and 4 of the paper with measured rows beside the paper's, which are marked as the paper's.
 
-`argus evaluate table3 RESULT.json ...`: each file is what `argus evaluate TASK --out` wrote; the results of one model
-become one row. Scores are in the paper's units: percent for GQA, POPE, VQAv2 and mAP; BLEU-4 and CIDEr as they are.
+`argus evaluate table3 RESULT.json ...`: each file is what `argus evaluate TASK --out` wrote; the results of one model,
+which is what its fingerprint says, become one row, in table4 one for each way of counting. Scores are in the paper's
+units: percent for GQA, POPE, VQAv2 and mAP; BLEU-4 and CIDEr as they are.
 Where LMMs-Eval, by which the paper measured, and a benchmark's own script differ, the notes say which rule is ours.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from ..cli_support import CommandError
@@ -92,14 +94,8 @@ def table(name: str, results: list[dict]) -> str:
 
 
 def _table_3(results: list[dict]) -> str:
-    by_model: dict[str, dict] = {}
-    for result in results:
-        row = by_model.setdefault(_model(result), {})
-        if result["task"] in row:
-            raise CommandError(f"two results of {result['task']} for {_model(result)}: give one of them")
-        row[result["task"]] = result
     rows, notes = [], []
-    for model, tasks in by_model.items():
+    for model, tasks in _by_model(results).items():
         cells = []
         for task, path, factor, digits in COLUMNS_3.values():
             value = _at(tasks[task]["scores"], path) if task in tasks else None
@@ -115,25 +111,46 @@ def _table_3(results: list[dict]) -> str:
 
 def _table_4(results: list[dict]) -> str:
     rows, notes = [], []
-    for result in results:
+    for model, tasks in _by_model(results).items():
+        result = tasks["dense-caption"]
         meteor = next((name for name in METEORS if name in result["scores"]), None)
         if meteor is None:
-            raise CommandError(f"the dense-caption result of {_model(result)} names no METEOR")
+            raise CommandError(f"the dense-caption result of {model} names no METEOR")
         for mode in ("reference", "clean"):
             value = f"{100 * result['scores'][meteor][mode]['map']:.2f}"
             boxes = _BOX_FORMATS.get(str(result["model"].get("box_format")), "-")
-            rows.append([f"**{_model(result)}**", boxes, value, f"measured, {mode}, {meteor}"])
-        notes += [f"{_model(result)}: {note}" for note in _notes(result)]
+            rows.append([f"**{model}**", boxes, value, f"measured, {mode}, {meteor}"])
+        notes += [f"{model}: {note}" for note in _notes(result)]
         if not result.get("data", {}).get("splits"):
-            notes.append(
-                f"{_model(result)}: all images of the file, not DenseCap's test split (--splits was not given)"
-            )
+            notes.append(f"{model}: all images of the file, not DenseCap's test split (--splits was not given)")
     paper = [[*line.split("|"), "the paper's"] for line in TABLE_4.splitlines()]
     return _markdown(["model", "box format", "mAP (%)", "whose numbers"], rows + paper, notes)
 
 
-def _model(result: dict) -> str:
-    return str(result["model"].get("name", "?"))
+def _by_model(results: list[dict]) -> dict[str, dict[str, dict]]:
+    """{shown name: {task: result}}. What tells models apart is shown behind names that are not theirs alone.
+
+    Raises CommandError for two results of one task for one model.
+    """
+    models: dict[tuple, dict] = {}
+    for result in results:
+        tasks = models.setdefault(_identity(result["model"]), {"name": str(result["model"].get("name", "?"))})
+        if result["task"] in tasks:
+            raise CommandError(f"two results of {result['task']} for {tasks['name']}: give one of them")
+        tasks[result["task"]] = result
+    names = Counter(tasks["name"] for tasks in models.values())
+    shown = {}
+    for (_, mark), tasks in models.items():
+        name = tasks.pop("name")
+        shown[name if names[name] == 1 else f"{name} ({mark})"] = tasks
+    return shown
+
+
+def _identity(model: dict) -> tuple:
+    """(name, revision) of a model of the hub, (None, fingerprint) of a folder's, whatever the folder is called."""
+    if model.get("fingerprint"):
+        return None, str(model["fingerprint"])
+    return str(model.get("name", "?")), str(model.get("revision"))
 
 
 def _at(scores: dict, path: tuple[str, ...]):

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from argus_tools.cli_support import CommandError
+from argus_tools.evaluate.models import check_model
 from argus_tools.evaluate.tables import read_results, table
 
 NANO = {"name": "argus-nano", "box_format": "location_tokens"}
@@ -63,6 +64,35 @@ def test_table_4():
     assert "--splits" not in table("table4", [split])
     lite = table("table4", [result("dense-caption", {"meteor-lite": modes})])
     assert re.search(r"- argus-nano: meteor-lite, not METEOR 1\.5", lite)
+
+
+def test_models_are_told_apart_by_what_they_are_not_by_their_names():
+    """Every run ends in OUT/model: names may repeat. A model that was renamed is still one."""
+    one, two = ({"name": "model", "fingerprint": digits, "box_format": "plain_text"} for digits in ("1a" * 6, "2b" * 6))
+    scores = {"meteor-lite": {"reference": {"map": 0.25}, "clean": {"map": 0.5}}}
+    gqa = [result("gqa", {"exact_match": value}, model) for value, model in ((0.25, one), (0.5, two))]
+    pope = result("pope", {"exact_accuracy": 0.75}, one | {"name": "renamed"})
+    rows = rows_of(table("table3", [*gqa, pope]))[2:4]
+    assert [row[:4] for row in rows] == [
+        ["**model (1a1a1a1a1a1a)**", "-", "25.0", "75.0"],
+        ["**model (2b2b2b2b2b2b)**", "-", "50.0", "-"],
+    ]
+    rows = rows_of(table("table4", [result("dense-caption", scores, model) for model in (one, two)]))[2:6]
+    assert [row[0] for row in rows] == ["**model (1a1a1a1a1a1a)**"] * 2 + ["**model (2b2b2b2b2b2b)**"] * 2
+    with pytest.raises(CommandError, match="two results of gqa for model: give one of them"):
+        table("table3", [gqa[0], result("gqa", {"exact_match": 0.5}, one)])
+    with pytest.raises(CommandError, match="two results of dense-caption for model"):
+        table("table4", [result("dense-caption", scores, one)] * 2)
+    hub = [result("gqa", {"exact_match": 0.5}, {"name": "a/b", "revision": revision}) for revision in "cd"]
+    assert [row[0] for row in rows_of(table("table3", hub))[2:4]] == ["**a/b (c)**", "**a/b (d)**"]
+
+
+def test_a_model_that_a_run_left_is_named_with_its_run(tmp_path):
+    folder = tmp_path / "mine" / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "florence2"}')
+    assert check_model(str(folder))[2]["name"] == "mine/model"
+    assert check_model(str(folder.rename(tmp_path / "other")))[2]["name"] == "other"
 
 
 def test_results_of_other_tasks_and_other_files_are_refused(tmp_path):
