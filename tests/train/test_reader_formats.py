@@ -5,9 +5,12 @@
 import gzip
 import hashlib
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 from reader_fixtures import FIXTURES, cache, copied, opened, texts  # noqa: F401
 
@@ -304,8 +307,46 @@ def test_chat_boxes_are_of_the_upright_image(tmp_path, opened):
     assert sample.conversations[0][0].answer[0].box == (0, 0, 20, 30)
 
 
+def test_the_guides_example_mirrors_what_it_asks_to_be_mirrored(opened):
+    """`flip` is for sources that allow it, which chat does only where it is told."""
+    text = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    (example,) = (yaml.safe_load(each) for each in re.findall(r"```yaml\n(.*?)```", text, re.S))
+    assert example["data"]["augmentation"]["flip"] > 0
+    for source in example["data"]["sources"]:
+        paths = {"path": "chat/data.jsonl", "images": "chat/images"}
+        assert opened(source["reader"], **source["options"] | paths).may_flip
+    assert not opened("chat").may_flip
+
+
 def said(content, question="?"):
     return [{"role": "user", "content": question}, {"role": "assistant", "content": content}]
+
+
+def boxed(*boxes):
+    return [{"box": box, "caption": "x"} for box in boxes]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (boxed([5, 5, 5, 9]), r"line 1: the box \[5.0, 5.0, 5.0, 9.0\] covers nothing of its image of 30x20 pixels"),
+        (boxed([0, 0, 9, 9], [5, 9, 8, 9]), r"the box \[5.0, 9.0, 8.0, 9.0\] covers nothing"),
+        (boxed([30, 0, 40, 9], [0, -9, 9, -1]), r"the box \[30.0, 0.0, 40.0, 9.0\] covers nothing"),
+        ("", "line 1: the answer '' is blank"),
+        ([{"type": "text", "text": " "}], "line 1: the answer ' ' is blank"),
+    ],
+)
+def test_chat_answers_that_say_nothing_are_bad_samples(content, message, tmp_path, opened):
+    """Not lessons that nothing is there, which only [] teaches; the other lines of the file can be used."""
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    lines = [{"images": ["a.png"], "messages": said(each)} for each in (content, [], boxed([25, 0, 40, 9]))]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    bad, nothing, clipped = range(3)
+    samples = opened("chat", path=str(tmp_path / "a.jsonl"), images=None)
+    with pytest.raises(ValueError, match=message):
+        samples[bad]
+    assert samples[nothing].conversations[0][0].answer == ()
+    assert samples[clipped].conversations[0][0].answer == (Region((25, 0, 30, 9), "x"),)
 
 
 @pytest.mark.parametrize(

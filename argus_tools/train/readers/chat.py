@@ -27,6 +27,7 @@ class Chat(Reader):
     "text": ...} and {"type": "image"}, the next image; without any such part all images stand in front. An assistant's
     parts are text, or regions {"box": [x1, y1, x2, y2], "caption": ...} in pixels of the line's only image, upright; an
     empty list says that nothing is there. Boxes are clamped to the image, those wholly outside of it are dropped.
+    A line is a bad sample (ValueError) where an answer is blank, has a box without area, or has all boxes outside.
     """
 
     NAME: ClassVar[str] = "chat"
@@ -74,7 +75,9 @@ class Chat(Reader):
                 answer = turn["answer"]
                 if answer is None:
                     size = size or upright_size(images[0], where)
-                    answer = _regions(turn["regions"], size)
+                    answer = _regions(turn["regions"], size, where)
+                elif not answer.strip():
+                    raise ValueError(f"{where}: the answer {answer!r} is blank; [] says that nothing is there.")
                 conversation.append(Turn(_plain(prompt, 0 if conversation else len(images)), answer))
             conversations.append(tuple(conversation))
         return tuple(conversations), ()
@@ -142,9 +145,17 @@ def _answer(content, num_images: int, where: str) -> tuple[str | None, list[dict
     return None, regions
 
 
-def _regions(rows: list[dict], size: tuple[int, int]) -> tuple[Region, ...]:
-    boxes = [(clamp_box(row["box"], *size), row["caption"]) for row in rows]
-    return tuple(Region(box, caption) for box, caption in boxes if box is not None)
+def _regions(rows: list[dict], size: tuple[int, int], where: str) -> tuple[Region, ...]:
+    """What the image shows of them. ValueError where that is nothing, which [] alone may say, or a box is flat."""
+    boxes = [row["box"] for row in rows]
+    clamped = [clamp_box(box, *size) for box in boxes]
+    refused = [box for box in boxes if box[0] == box[2] or box[1] == box[3]] or (boxes if not any(clamped) else [])
+    if refused:
+        raise ValueError(
+            f"{where}: the box {refused[0]} covers nothing of its image of {size[0]}x{size[1]} pixels; boxes are "
+            "x1, y1, x2, y2 in its pixels, and [] says that nothing is there."
+        )
+    return tuple(Region(box, row["caption"]) for box, row in zip(clamped, rows) if box is not None)
 
 
 def _plain(prompt: tuple[str | int, ...], total: int) -> str | tuple[str | int, ...]:
