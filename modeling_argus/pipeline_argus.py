@@ -11,8 +11,8 @@ class ArgusDenseCaptioningPipeline(Pipeline):
     """Finds and describes every object of each image.
 
     Takes an image, a list, a generator or a data set of them, each in any form that the processor takes (PIL, path,
-    URL, bytes, array). `batch_size` images are answered at a time; regions of a score below `threshold` (0) are left out;
-    what else is given goes to `model.dense_caption` (`max_new_tokens`, `max_tiles`, `num_beams`, ...).
+    URL, bytes, array). `batch_size` images are answered at a time; regions of a score below `threshold` (0) are left
+    out; what else is given goes to `model.dense_caption` (`max_new_tokens`, `max_tiles`, `num_beams`, ...).
 
     For each image a list of {"label": str, "score": float, "box": {"xmin", "ymin", "xmax", "ymax"}}, in pixels of the
     original image, floats. What the model wrote that is no region is left out; `model.dense_caption` reports it.

@@ -5,10 +5,8 @@ import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-MODULES = tempfile.TemporaryDirectory(
-    prefix="argus-modules-"
-)  # the code of hub folders: this process's own, till its end
-os.environ["HF_MODULES_CACHE"] = MODULES.name
+# The code of hub folders: this process's own, till its end.
+os.environ["HF_MODULES_CACHE"] = (MODULES := tempfile.TemporaryDirectory(prefix="argus-modules-")).name
 
 import pytest
 import torch
