@@ -1,26 +1,28 @@
 """Draws boxes and their captions on an image: behind `processor.draw_regions`, `--draw`, notebooks and the Space.
 
 Nine colours that stay apart for colour-blind eyes, each with black or white letters on it. Labels stay inside the image
-and out of each other's way where there is room, in smaller letters or apart from their box if need be; small images are
-enlarged first. The font is the one that ships with Pillow, which knows plain Latin letters: accents are dropped, other
-scripts are drawn as empty boxes.
+and out of each other's way where there is room, whole where they are short, in smaller letters or apart from their box
+if need be; small images are enlarged first. Accents are dropped; other scripts are written if this machine has a font
+for them, else a label says `#` and the number of its region, counted from 1.
 """
 
 import math
-import unicodedata
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from .lettering_argus import folded, font_of, written
 
 LONGEST_SIDE = 768  # images below it are enlarged to it
 SHORTEST_SIDE = 64  # room for a label on a strip
 MAX_SIDE = 4096  # but nothing is enlarged beyond this
-MAX_LINES = 3
-FONT_SCALES = (1.0, 0.85, 0.7, 0.6)  # tried in turn until the labels fit
+FONT_STEP = 0.85  # from one size of letters to the next, until the labels fit
 SMALLEST_FONT = 11
+LONG = 100  # characters; letters do not shrink for longer captions
+EDGES = 16  # of labels, at which there may be room for another
 
 # Found by search: any two are 30 apart in CIELAB for normal, red-, green- and blue-blind eyes (Okabe and Ito's: 16).
 PALETTE = ((225, 0, 0), (0, 0, 255), (230, 230, 0), (255, 40, 255), (40, 160, 160), (230, 160, 120), (120, 0, 120),
@@ -30,11 +32,12 @@ Box = tuple[float, float, float, float]
 
 
 class Label(NamedTuple):
-    """A caption with its place, x1, y1, x2, y2 on the canvas; `number` is its box's."""
+    """A caption with its place, x1, y1, x2, y2 on the canvas; `number` is its box's, `face` its font's file."""
 
     number: int
     lines: list[str]
     place: Box
+    face: str | None = None
 
 
 def caption_color(caption: str) -> tuple[int, int, int]:
@@ -66,7 +69,8 @@ def draw_regions(
     Args:
         image: any mode; comes back as RGB, enlarged where it is smaller than 768 pixels.
         boxes: [N, 4], x1, y1, x2, y2 in pixels of `image`; parts outside of it are cut off.
-        captions: one for each box; an empty one is labelled with its score alone.
+        captions: one for each box; an empty one is labelled with its score alone, one in a script for which neither
+            Pillow nor this machine has a font with `#1` for the first box, `#2` for the second.
         scores: one for each box, written behind the caption; None leaves them out.
 
     Raises:
@@ -83,61 +87,89 @@ def draw_regions(
         canvas = canvas.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
     W, H = canvas.size
     draw = ImageDraw.Draw(canvas)
-    line_width = max(3, round(max(W, H) / 300))
+    line_width = max(3, round(min(max(W, H) / 300, min(W, H) / 60)))
     colors = region_colors(captions)
 
     # Large boxes first, so that small ones inside them stay on top; labels last, over all boxes.
     placed = {number: on_canvas for number, box in enumerate(boxes) if (on_canvas := _on_canvas(box, scale, W, H))}
     for number, box in sorted(placed.items(), key=lambda item: -_area(item[1])):
         _draw_box(draw, box, colors[number], line_width, (W, H))
-    scores = [""] * len(boxes) if scores is None else [f"{score:.2f}" for score in scores]
-    texts = {number: " ".join(f"{_drawable(captions[number])} {scores[number]}".split()) for number in placed}
-    font, labels = lay_out(placed, texts, (W, H))
+    texts, faces = {}, {}
+    for number in placed:
+        texts[number], faces[number] = written(captions[number], number + 1)
+    tails = None if scores is None else {number: f"{scores[number]:.2f}" for number in placed}
+    font, labels = lay_out(placed, texts, (W, H), tails, faces)
     for label in labels:
-        _draw_label(draw, label, placed[label.number], colors[label.number], font, line_width)
+        _draw_tie(draw, label, placed[label.number], colors[label.number], line_width)
+    for label in labels:
+        _draw_label(draw, label, colors[label.number], font)
     return canvas
 
 
-def lay_out(boxes: dict[int, Box], texts: dict[int, str], canvas_size: tuple[int, int]) -> tuple:
-    """(font, labels) for the boxes with a text, in the largest of the letters in which no label covers another."""
+def lay_out(
+    boxes: dict[int, Box],
+    texts: dict[int, str],
+    canvas_size: tuple[int, int],
+    tails: dict[int, str] | None = None,
+    faces: dict[int, str | None] | None = None,
+) -> tuple:
+    """(font, labels) for the boxes with a text or a tail, in the largest letters with no label covered and none cut.
+
+    Where there are no such letters: those in which the least is covered, then the fewest labels are cut. A text gives
+    way to its tail; its face is the file of its font, None for Pillow's own.
+    """
     W, H = canvas_size
-    # A strip gets a smaller font: a label needs a third of the height at most.
-    largest = max(9, min(max(15, round(max(W, H) / 52)), H // 3))
+    # A strip gets a smaller font: some words have to stand beside each other.
+    largest = max(9, min(max(15, round(min(max(W, H) / 52, min(W, H) / 12))), H // 3))
+    smallest = min(largest, SMALLEST_FONT)
+    steps = range(1 + math.ceil(math.log(smallest / largest, FONT_STEP)))
+    tails = tails or dict.fromkeys(boxes, "")
     best = None
-    for size in dict.fromkeys(max(min(largest, SMALLEST_FONT), round(largest * scale)) for scale in FONT_SCALES):
-        font = ImageFont.load_default(size=size)
-        labels, covered = _lay_out_in(font, boxes, texts, (W, H))
-        if best is None or covered < 0.8 * best[0]:
-            best = covered, font, labels
-        if not covered:
+    for size in dict.fromkeys(max(smallest, round(largest * FONT_STEP**step)) for step in steps):
+        fonts = {number: font_of((faces or {}).get(number), size) for number in boxes}
+        least = math.inf if best is None else best[0][0]
+        labels, covered, cut = _lay_out_in(fonts, boxes, texts, tails, canvas_size, least)
+        if best is None or (covered, cut) < best[0]:
+            best = (covered, cut), font_of(None, size), labels
+        if not covered and not cut:
             break
+    if faces:
+        return best[1], [label._replace(face=faces[label.number]) for label in best[2]]
     return best[1:]
 
 
-def _lay_out_in(font, boxes, texts, canvas_size) -> tuple[list[Label], float]:
-    """Labels in one font, and the area in which they cover each other."""
+def _lay_out_in(fonts, boxes, texts, tails, canvas_size, least: float) -> tuple[list[Label], float, int]:
+    """Labels in these fonts, the area in which they cover each other and how many are cut; less if it exceeds least."""
     W, H = canvas_size
-    padding = _padding(font)
     measure = ImageDraw.Draw(Image.new("L", (1, 1)))
     areas = np.array(list(boxes.values()), dtype=np.float64).reshape(-1, 4)
-    labels, covered = [], 0.0
+    labels, covered, cut = [], 0.0, 0
     places = np.zeros((len(boxes), 4))
     # The smaller a box, the fewer the places that are near it.
     for number, box in sorted(boxes.items(), key=lambda item: _area(item[1])):
-        if not texts[number]:
+        if not texts[number] and not tails[number]:
             continue
-        lines = _wrapped(texts[number], font, max(1.0, min(W - 2 * padding, max(0.45 * W, box[2] - box[0]))))
+        font, padding = fonts[number], _padding(fonts[number])
+        for width in (max(0.45 * W, box[2] - box[0]), max(0.45 * W, 24 * font.size)):  # a narrow picture is used whole
+            lines, short = folded(texts[number], font, max(1.0, min(W - 1 - 2 * padding, width)), tails[number])
+            if not short:
+                break
         left, top, right, bottom = measure.multiline_textbbox((0, 0), "\n".join(lines), font=font, spacing=padding)
-        size = min(right - left + 2 * padding, W - 1.0), min(bottom - top + 2 * padding, H - 1.0)
-        place, overlap = _best_place(box, size, canvas_size, places[: len(labels)], areas)
+        width, height = math.ceil(right - left + 2 * padding), math.ceil(bottom - top + 2 * padding)
+        place, overlap = _best_place(
+            box, (min(width, W - 1), min(height, H - 1)), canvas_size, places[: len(labels)], areas
+        )
         places[len(labels)] = place
         labels.append(Label(number, lines, place))
         covered += overlap
-    return labels, covered
+        cut += (short and len(texts[number]) <= LONG) or width >= W or height >= H
+        if covered > least:
+            break
+    return labels, covered, cut
 
 
 def _best_place(box: Box, size, canvas_size, labels: np.ndarray, boxes: np.ndarray) -> tuple[Box, float]:
-    """The best place for a label, and how much of other labels it covers there.
+    """The best place for a label, in whole pixels, and how much of other labels it covers there.
 
     It had better cover no label, then no box to a large part, then stand close: above its box, in it, below it, beside
     it, and only then apart from it.
@@ -145,20 +177,40 @@ def _best_place(box: Box, size, canvas_size, labels: np.ndarray, boxes: np.ndarr
     W, H = canvas_size
     width, height = size
     x1, y1, x2, y2 = box
+    room = np.maximum(0, (W - 1 - width, H - 1 - height))
+    weights = 0.5 / np.maximum(_areas(boxes), width * height)
     near = [(x, y) for x in (x1, x2 - width, (x1 + x2 - width) / 2) for y in (y1 - height, y1, y2, y2 - height)]
     near += [(x, y) for y in (y1, y2 - height, (y1 + y2 - height) / 2) for x in (x2, x1 - width)]
-    columns, rows = np.linspace(0, W - 1 - width, 17), np.linspace(0, H - 1 - height, max(4, min(33, int(H / height))))
-    apart = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
-    corners = np.concatenate([np.array(near), apart])
-    corners = np.clip(corners, 0, [max(0.0, W - 1 - width), max(0.0, H - 1 - height)])
-    places = np.concatenate([corners, corners + size], axis=1)
-    covered = _overlaps(places, labels).sum(1)
-    hidden = (_overlaps(places, boxes) / np.maximum(_areas(boxes), _areas(np.array([[0, 0, *size]])))).sum(1)
-    gaps = np.maximum(0, np.maximum(places[:, :2] - (x2, y2), (x1, y1) - places[:, 2:]))
-    order = np.minimum(np.arange(len(places)), len(near))
-    cost = 100 * covered / (width * height) + 0.5 * hidden + 0.03 * order + 10 * np.hypot(*gaps.T) / math.hypot(W, H)
-    best = int(np.argmin(cost))
-    return tuple(places[best].tolist()), float(covered[best])
+    corners = np.clip(np.floor(near), 0, room)
+
+    def costs(x, y):  # of places with these corners, [X] and [Y] to [Y, X]
+        shares = [np.maximum(0, np.minimum(at[:, None] + side, taken[:, i + 2]) - np.maximum(at[:, None], taken[:, i]))
+                  for taken in (labels, boxes) for i, at, side in ((0, x, width), (1, y, height))]  # fmt: skip
+        covered, hidden = shares[1] @ shares[0].T, (shares[3] * weights) @ shares[2].T
+        gaps = np.maximum(0, np.maximum(x - x2, x1 - x - width)), np.maximum(0, np.maximum(y - y2, y1 - y - height))
+        away = np.hypot(gaps[0], gaps[1][:, None]) / math.sqrt(2 * W * H)
+        return 100 * covered / (width * height) + hidden + 10 * away, covered
+
+    x, y = (np.unique(corners[:, i]) for i in (0, 1))
+    cost, covered = costs(x, y)
+    cell = np.searchsorted(y, corners[:, 1]), np.searchsorted(x, corners[:, 0])
+    cost = cost[cell] + 0.03 * np.arange(len(near))
+    best, apart = int(np.argmin(cost)), 0.03 * len(near)
+    if cost[best] > apart:  # else no place apart from the box is better
+        grid = np.ceil(np.clip((2.5 * W / width, 2.5 * H / height), 4, 160))
+        grid = np.maximum(4, grid * min(1, math.sqrt(2500 / grid.prod()))).astype(int)  # this many are looked at
+        for i, wanted in enumerate((x1, y1)):
+            edges = np.concatenate([labels[:, i] - size[i], labels[:, i + 2]])
+            edges = edges[np.argsort(np.abs(edges - wanted), kind="stable")[:EDGES]]
+            at = np.concatenate([(x, y)[i], np.floor(np.linspace(0, room[i], grid[i])), edges])
+            x, y = (np.unique(np.clip(at, 0, room[i])), y) if i == 0 else (x, np.unique(np.clip(at, 0, room[i])))
+        all_costs, all_covered = costs(x, y)
+        row, column = np.unravel_index(np.argmin(all_costs), all_costs.shape)
+        if all_costs[row, column] + apart < cost[best]:
+            left, top = x[column], y[row]
+            return (float(left), float(top), float(left + width), float(top + height)), float(all_covered[row, column])
+    left, top = corners[best].tolist()
+    return (left, top, left + width, top + height), float(covered[cell][best])
 
 
 # --- ink --------------------------------------------------------------------------------------------------------------
@@ -173,17 +225,23 @@ def _draw_box(draw, box: Box, color, line_width: int, canvas_size) -> None:
     draw.rectangle(box, outline=color, width=line_width)
 
 
-def _draw_label(draw, label: Label, box: Box, color, font, line_width: int) -> None:
-    padding, block = _padding(font), "\n".join(label.lines)
+def _draw_tie(draw, label: Label, box: Box, color, line_width: int) -> None:
+    """A line from a label that stands apart from its box."""
     x1, y1, x2, y2 = label.place
     start = min(max((x1 + x2) / 2, box[0]), box[2]), min(max((y1 + y2) / 2, box[1]), box[3])
     end = min(max(start[0], x1), x2), min(max(start[1], y1), y2)
-    if math.dist(start, end) > 2 * line_width:  # it stands apart from its box
+    if math.dist(start, end) > 2 * line_width:
         draw.line([start, end], fill=ink(color), width=line_width + 2 * max(1, line_width // 3))
         draw.line([start, end], fill=color, width=line_width)
+
+
+def _draw_label(draw, label: Label, color, font) -> None:
+    letters = font if label.face is None else font_of(label.face, font.size)
+    padding, block = _padding(font), "\n".join(label.lines)
     draw.rectangle(label.place, fill=color, outline=ink(color), width=max(1, padding // 4))
-    left, top, *_ = draw.multiline_textbbox((0, 0), block, font=font, spacing=padding)
-    draw.multiline_text((x1 + padding - left, y1 + padding - top), block, fill=ink(color), font=font, spacing=padding)
+    left, top, *_ = draw.multiline_textbbox((0, 0), block, font=letters, spacing=padding)
+    at = label.place[0] + padding - left, label.place[1] + padding - top
+    draw.multiline_text(at, block, fill=ink(color), font=letters, spacing=padding)
 
 
 def ink(color: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -234,32 +292,3 @@ def _key(caption: str) -> str:
 
 def _padding(font) -> int:
     return max(2, round(font.size / 5))
-
-
-def _drawable(text: str) -> str:
-    letters = unicodedata.normalize("NFKD", text)
-    return "".join(c if c.isprintable() else " " for c in letters if not unicodedata.combining(c))
-
-
-def _wrapped(text: str, font, width: float) -> list[str]:
-    """At most MAX_LINES lines that fit; words longer than a line are cut, what is left over becomes an ellipsis."""
-    lines, line = [], ""
-    for word in text.split():
-        longer = f"{line} {word}".strip()
-        if line and font.getlength(longer) > width:
-            lines.append(line)
-            longer = word
-        line = longer
-    lines.append(line)
-    if len(lines) > MAX_LINES:
-        lines = [*lines[: MAX_LINES - 1], lines[MAX_LINES - 1] + "..."]
-    return [_cut(line, font, width) for line in lines]
-
-
-def _cut(line: str, font, width: float) -> str:
-    if font.getlength(line) <= width:
-        return line
-    line = line.removesuffix("...")
-    while line and font.getlength(line + "...") > width:
-        line = line[:-1]
-    return line.rstrip() + "..."

@@ -12,7 +12,9 @@ from PIL import Image, ImageFont
 from argus_tools.draw import SUFFIXES, drawable_suffix
 from processing_argus import ArgusProcessor
 from processing_argus import drawing_argus as drawing
-from processing_argus.drawing_argus import MAX_LINES, PALETTE, caption_color, draw_regions, ink, lay_out, region_colors
+from processing_argus import lettering_argus as lettering
+from processing_argus.drawing_argus import PALETTE, caption_color, draw_regions, ink, lay_out, region_colors
+from processing_argus.lettering_argus import MAX_LINES, drawable, folded, written
 
 GROUND = (120, 120, 120)
 
@@ -121,6 +123,44 @@ def test_labels_do_not_cover_each_other(side, number):
     assert font.size >= drawing.SMALLEST_FONT
 
 
+def crowd(number, width, height, clustered, seed=0):
+    """Boxes of every size all over an image, or of one size around its middle."""
+    draw, boxes = random.Random(seed), {}
+    for i in range(number):
+        if clustered:
+            x, y = draw.gauss(width / 2, width / 20), draw.gauss(height / 2, height / 20)
+            w, h = width / 10, height / 10
+        else:
+            x, y = draw.uniform(0, 0.8 * width), draw.uniform(0, 0.8 * height)
+            w, h = draw.uniform(2, 0.4 * width), draw.uniform(2, 0.4 * height)
+        boxes[i] = (x, y, min(x + w, width - 1), min(y + h, height - 1))
+    return boxes
+
+
+STRIPS = [(200, 8000), (8000, 200), (200, 2000), (2000, 200), (200, 3000), (300, 4000), (400, 8000), (288, 288),
+          (200, 200)]  # fmt: skip
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+@pytest.mark.parametrize("number", [5, 50])
+@pytest.mark.parametrize("size", STRIPS)
+def test_labels_on_strips_and_in_crowds_are_whole_and_do_not_cover_each_other(size, number, clustered):
+    scale = drawing._enlargement(*size)
+    width, height = (round(side * scale) for side in size)
+    boxes = crowd(number, width, height, clustered)
+    texts = {i: ("a red circle", "a dog", "a small brown dog")[i % 3] for i in boxes}
+    font, labels = lay_out(boxes, texts, (width, height), dict.fromkeys(boxes, "0.52"))
+    assert len(labels) == number and not overlaps(labels).any()
+    assert all(" ".join(label.lines) == f"{texts[label.number]} 0.52" for label in labels)
+    assert all(0 <= x1 and 0 <= y1 and x2 <= width - 1 and y2 <= height - 1 for *_, (x1, y1, x2, y2), _ in labels)
+    assert drawing.SMALLEST_FONT <= font.size <= max(18, min(width, height) / 10)
+
+
+def test_lines_on_strips_leave_what_they_frame():
+    drawn = np.asarray(draw_regions(gray(200, 8000), [(20, 1000, 180, 1400)], ["a dog"]))
+    assert (drawn[1010:1390, 30:170] == GROUND).all()
+
+
 def test_labels_of_equal_boxes_do_not_cover_each_other():
     for number in (4, 12):
         _, labels = lay_out(
@@ -139,7 +179,7 @@ def test_a_label_stands_above_its_box_where_it_can_and_beside_small_ones_never_o
 
 
 def test_a_crowd_gets_smaller_letters_and_a_hopeless_one_is_drawn_all_the_same():
-    few, many = scattered(3, 800, 600), scattered(70, 800, 600)
+    few, many = scattered(3, 800, 600), scattered(120, 800, 600)
     sizes = [lay_out(b, dict.fromkeys(b, "a person in a suit 0.50"), (800, 600))[0].size for b in (few, many)]
     assert sizes[0] > sizes[1] >= drawing.SMALLEST_FONT
     assert len(lay_out(dict.fromkeys(range(90), (1, 1, 60, 60)), dict.fromkeys(range(90), "a dog"), (64, 64))[1]) == 90
@@ -157,9 +197,7 @@ def test_labels_stay_inside_the_image(size, box):
 def test_a_label_apart_from_its_box_is_tied_to_it():
     image, color = gray(800, 600), caption_color("a dog")
     label = drawing.Label(0, ["a dog"], (500.0, 400.0, 560.0, 420.0))
-    drawing._draw_label(
-        drawing.ImageDraw.Draw(image), label, (100, 100, 200, 200), color, ImageFont.load_default(16), 3
-    )
+    drawing._draw_tie(drawing.ImageDraw.Draw(image), label, (100, 100, 200, 200), color, 3)
     x1, y1, *_ = bounds(image, color)
     assert x1 <= 203 and y1 <= 203
 
@@ -209,16 +247,78 @@ def test_captions_of_any_kind_are_drawn():
     boxes = [(10 * i, 10 * i, 10 * i + 300, 10 * i + 300) for i in range(len(captions))]
     drawn = draw_regions(gray(700, 700), boxes, captions, [0.1] * len(captions))
     assert (np.asarray(drawn) != GROUND).any()
-    assert drawing._drawable("crème\nbrûlée") == "creme brulee"
 
 
-def test_long_captions_are_folded_and_cut():
+def test_long_captions_are_folded_and_cut_but_never_their_scores():
     font = ImageFont.load_default(size=16)
-    lines = drawing._wrapped("a small brown dog near a tall green tree " * 5, font, 150)
-    assert len(lines) == MAX_LINES and lines[-1].endswith("...")
-    assert all(font.getlength(line) <= 150 for line in lines)
-    assert drawing._wrapped("a dog", font, 150) == ["a dog"]
-    assert font.getlength(drawing._wrapped("x" * 200, font, 150)[0]) <= 150
+    for text in ("a small brown dog near a tall green tree " * 5, "x" * 200):
+        lines, cut = folded(text, font, 150, "0.52")
+        assert cut and len(lines) == MAX_LINES and " ".join(lines).endswith("... 0.52")
+        assert all(font.getlength(line) <= 150 for line in lines)
+    assert folded("a dog", font, 150) == (["a dog"], False)
+    assert folded("a dog", font, 150, "0.52") == (["a dog 0.52"], False)
+    assert folded("a rhinoceros", font, 50)[1]  # its word is broken
+
+
+def test_one_long_caption_does_not_shrink_the_letters_of_all():
+    boxes = {0: (100, 100, 300, 300), 1: (400, 200, 600, 400)}
+    font, _ = lay_out(boxes, {0: "a dog", 1: "word " * 300}, (2000, 1500))
+    assert font.size == lay_out(boxes, {0: "a dog", 1: "a cat"}, (2000, 1500))[0].size
+
+
+# --- scripts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_system_fonts(monkeypatch):
+    monkeypatch.setattr(lettering, "_system_faces", lambda: ())
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("crème\nbrûlée", "creme brulee"),
+        ("Straße, søt, Łódź, æble, đak", "Strasse, sot, Lodz, aeble, dak"),
+        ("Œuvre – “naïve”", "OEuvre - “naive”"),
+        ("a\u200bb\u202ec\x1b", "abc"),
+    ],
+)
+def test_latin_letters_are_written_plainly_in_pillows_own_font(text, plain):
+    assert drawable(text) == plain and written(text, 1) == (plain, None)
+    assert all(lettering._has(None, letter) for letter in plain)
+
+
+def test_what_no_font_has_is_left_out_or_replaced_by_the_number_of_the_region(without_system_fonts):
+    assert written("猫", 3) == ("#3", None) and written("a cat, кошка", 12) == ("#12", None)
+    assert written("🐱 cat", 1) == ("cat", None) and written("🐱", 2) == ("#2", None)
+    assert written("", 1) == written(" \n", 1) == ("", None)
+    drawn = draw_regions(gray(700, 700), [(50, 50, 300, 300)] * 2, ["a dog", "кошка"])
+    assert drawn.tobytes() != draw_regions(gray(700, 700), [(50, 50, 300, 300)] * 2, ["a dog", ""]).tobytes()
+
+
+def test_other_scripts_are_written_in_a_font_of_the_system_that_has_them(monkeypatch):
+    asked = []
+
+    def has(face, letter):
+        asked.append(face)
+        return letter.isascii() or (face == "b.ttf" and letter in "кошка")
+
+    monkeypatch.setattr(lettering, "_system_faces", lambda: ("a.ttf", "b.ttf"))
+    monkeypatch.setattr(lettering, "_has", has)
+    assert written("a cat", 1) == ("a cat", None) and set(asked) == {None}
+    assert written("кошка", 1) == ("кошка", "b.ttf")
+    assert written("кошка 🐱", 1) == ("кошка", "b.ttf")
+    assert written("кошка 猫", 7) == ("#7", None)
+
+
+@pytest.mark.skipif(not lettering._system_faces(), reason="no font of the system is known by name")
+def test_a_label_in_a_font_of_the_system_keeps_its_place():
+    face = lettering._system_faces()[0]
+    boxes = dict.fromkeys(range(6), (100, 100, 300, 300))
+    _, labels = lay_out(boxes, dict.fromkeys(boxes, "a dog"), (800, 600), None, {**dict.fromkeys(boxes), 2: face})
+    assert {label.number: label.face for label in labels} == {**dict.fromkeys(boxes), 2: face}
+    assert not overlaps(labels).any()
+    assert (np.asarray(draw_regions(gray(800, 600), [(100, 100, 300, 300)], ["кошка"])) != GROUND).any()
 
 
 def test_numbers_that_do_not_fit_together_are_refused():
