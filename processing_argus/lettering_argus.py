@@ -126,7 +126,7 @@ def folded(text: str, font, width: float, tail: str = "") -> tuple[list[str], bo
 
 
 def _lines(text: str, font, width: float) -> tuple[list[str], bool]:
-    """Lines, no more than shows that they are too many, and whether all words are whole (which CJK text need not be)."""
+    """Lines, no more than shows that they are too many, and whether no word is broken (CJK text may be)."""
     lines, line, whole = [], "", True
     for word in text.split():
         longer = f"{line} {word}".strip()
