@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from argus_tools.cli_models import model_folder
 from argus_tools.train.augment import Augmentation
@@ -24,6 +24,7 @@ from argus_tools.train.lora import add_lora, lora_config
 from argus_tools.train.mixture import Mixture, RegionOptions
 from argus_tools.train.readers import open_reader
 from argus_tools.train.saving import save_checkpoint
+from argus_tools.train.trainer import Arguments
 from argus_tools.train.training_model import ArgusForTraining
 from processing_argus import ArgusProcessor
 
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> list[float]:
     )
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(
+        args=Arguments(
             output_dir=options.out,
             max_steps=options.steps,
             per_device_train_batch_size=options.batch_size,

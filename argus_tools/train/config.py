@@ -1,20 +1,24 @@
 """What `argus train` reads: one YAML file, every key typed, none unknown, all wrong values named with their place.
 
-`model` and `data.root` are relative to the file, paths of the data to `data.root`, `output_dir` to the working folder.
-`stages` run one after the other, each on samples of its own; a part of the model (vision, connector, text) that a stage
-gives no learning rate is frozen in it.
+`model` and `data.root` are relative to the file, paths of the data to `data.root`, `output_dir` and all paths that the
+command line gives to the working folder. `stages` run one after the other, each on samples of its own; a part of the
+model (vision, connector, text) that a stage gives no learning rate is frozen in it.
 """
 
 import dataclasses
-import types
-import typing
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from processing_argus.locations_argus import BOX_FORMATS
+
+from .typed import at_least, build, one_of
+
 PARTS = ("vision", "connector", "text")
 TAKEN = ("start", "model")  # folders of a run that are no stages
 SCHEDULES = ("constant", "cosine", "linear", "decay")
+ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,8 @@ class TrainConfig:
 
 
 def load_config(path: str | Path, changes: dict[str, Any] | None = None) -> TrainConfig:
-    """Read a YAML file. `changes` maps dotted names to values that replace the file's: {"stages.0.steps": 10}.
+    """Read a YAML file. `changes` maps dotted names to values that replace the file's: {"stages.0.steps": 10}; paths
+    among them are relative to the working folder.
 
     `model`, `output_dir` and `data.root` come back as absolute paths; a `model` that is no folder beside the file stays
     as it is, a hub name. Raises ValueError for what does not fit, with its place.
@@ -141,10 +146,10 @@ def load_config(path: str | Path, changes: dict[str, Any] | None = None) -> Trai
     if not isinstance(raw, dict):
         raise ValueError(f"{path} must hold keys and values, got {type(raw).__name__}.")
     for name, value in (changes or {}).items():
-        _change(raw, name, value, path)
+        _change(raw, name, _from_here(name, value), path)
     config = parse_config(raw, str(path))
     beside = path.resolve().parent
-    own = beside / config.model
+    own = (Path.cwd() if "model" in (changes or {}) else beside) / config.model
     return dataclasses.replace(
         config,
         model=str(own) if config.model != "nano" and own.is_dir() else config.model,
@@ -159,7 +164,7 @@ def parse_config(raw: dict[str, Any], where: str = "config") -> TrainConfig:
     data = raw.get("data")
     if isinstance(data, dict) and isinstance(data.get("sources"), list):
         raw["data"] = {**data, "sources": [_source(source) for source in data["sources"]]}
-    config = _build(TrainConfig, raw, where)
+    config = build(TrainConfig, raw, where)
     if not config.stages or not config.data.sources:
         raise ValueError(f"{where}: a run needs at least one stage and one data source.")
     names = [stage.name for stage in config.stages]
@@ -172,7 +177,7 @@ def parse_config(raw: dict[str, Any], where: str = "config") -> TrainConfig:
         *((config, name, 0) for name in ("seed", "loader_processes", "weight_decay", "max_grad_norm")),
         *((config.data, name, 1) for name in ("max_length", "max_tiles", "pad_to_multiple_of")),
     ):
-        _at_least(getattr(owner, name), low, f"{where}: {name}")
+        at_least(getattr(owner, name), low, f"{where}: {name}")
     if not all(0 <= beta < 1 for beta in config.adam_betas):
         raise ValueError(f"{where}: adam_betas must be at least 0 and below 1, got {list(config.adam_betas)}.")
     for stage in config.stages:
@@ -182,10 +187,14 @@ def parse_config(raw: dict[str, Any], where: str = "config") -> TrainConfig:
             raise ValueError(
                 f"{where}: source {source.name or source.reader!r} has weight {source.weight}; it must be above 0."
             )
-    _one_of(config.optimizer, ("adamw", "muon"), f"{where}: optimizer")
-    _one_of(config.data.batches, ("mixed", "by_source"), f"{where}: data.batches")
-    _one_of(config.data.bad_samples, ("skip", "stop"), f"{where}: data.bad_samples")
-    _one_of(config.data.answer_weighting, ("tokens", "root"), f"{where}: data.answer_weighting")
+    if config.attention is not None:
+        one_of(config.attention, ATTENTION, f"{where}: attention")
+    if config.data.box_format is not None:
+        one_of(config.data.box_format, BOX_FORMATS, f"{where}: data.box_format")
+    one_of(config.optimizer, ("adamw", "muon"), f"{where}: optimizer")
+    one_of(config.data.batches, ("mixed", "by_source"), f"{where}: data.batches")
+    one_of(config.data.bad_samples, ("skip", "stop"), f"{where}: data.bad_samples")
+    one_of(config.data.answer_weighting, ("tokens", "root"), f"{where}: data.answer_weighting")
     return config
 
 
@@ -204,11 +213,11 @@ def _check_stage(stage: StageConfig, where: str) -> None:
         raise ValueError(
             f"{where}: learning_rate gives a number to some of {', '.join(PARTS)}, got {stage.learning_rate}."
         )
-    _one_of(stage.schedule, SCHEDULES, f"{where}: schedule")
+    one_of(stage.schedule, SCHEDULES, f"{where}: schedule")
     for name in ("steps", "batch_size", "accumulation"):
-        _at_least(getattr(stage, name), 1, f"{where}: {name}")
+        at_least(getattr(stage, name), 1, f"{where}: {name}")
     for name, value in (("warmup", stage.warmup), *stage.learning_rate.items()):
-        _at_least(value, 0, f"{where}: {name}")
+        at_least(value, 0, f"{where}: {name}")
     for name in ("final", "decay_share"):
         if not 0 <= getattr(stage, name) <= 1:
             raise ValueError(f"{where}: {name} must be from 0 to 1, got {getattr(stage, name)}.")
@@ -226,14 +235,17 @@ def is_stage_name(name: Any) -> bool:
     return isinstance(name, str) and name.replace("-", "").replace("_", "").isalnum() and name not in TAKEN
 
 
-def _at_least(value: Any, low: int, where: str) -> None:
-    if value is not None and value < low:
-        raise ValueError(f"{where} must be at least {low}, got {value}.")
+def _from_here(name: str, value: Any) -> Any:
+    """A value of that dotted name with the paths of the data in it made absolute."""
+    from .readers import READERS
 
-
-def _one_of(value: str, known: tuple[str, ...], where: str) -> None:
-    if value not in known:
-        raise ValueError(f"{where} is {value!r}; it can be {', '.join(known)}.")
+    if isinstance(value, (dict, list)):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        made = {key: _from_here(f"{name}.{key}", each) for key, each in pairs}
+        return made if isinstance(value, dict) else list(made.values())
+    options = {option for reader in READERS.values() for option in getattr(reader, "PATHS", ())}
+    wanted = rf"data\.(root|sources\.\d+\.(options\.)?({'|'.join(options)}))"
+    return str(Path.cwd() / value) if isinstance(value, str) and re.fullmatch(wanted, name) else value
 
 
 def _change(raw: dict[str, Any], name: str, value: Any, path: Path) -> None:
@@ -253,52 +265,3 @@ def _change(raw: dict[str, Any], name: str, value: Any, path: Path) -> None:
         place[last] = value
     else:
         raise ValueError(f"{path} has no {name!r} to change.")
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """`value` as `kind`, a dataclass or a plain type. Raises ValueError with the place of what does not fit."""
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} must hold keys and values, got {value!r}.")
-        known = {each.name: each for each in dataclasses.fields(kind)}
-        unknown = sorted(str(key) for key in value if key not in known)
-        if unknown:
-            raise ValueError(f"{where} has an unknown key {unknown[0]!r}; it can have {', '.join(known)}.")
-        needed = [
-            name
-            for name, each in known.items()
-            if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING and name not in value
-        ]
-        if needed:
-            raise ValueError(f"{where} lacks {', '.join(needed)}.")
-        hints = typing.get_type_hints(kind)
-        return kind(**{name: _build(hints[name], each, f"{where}: {name}") for name, each in value.items()})
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _build(arguments[0], value, where)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)) or (arguments[-1] is not ... and len(value) != len(arguments)):
-            raise ValueError(f"{where} must be a list, got {value!r}.")
-        return tuple(_build(arguments[0], each, f"{where}[{i}]") for i, each in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} must hold keys and values, got {value!r}.")
-        return {str(key): _build(arguments[1], each, f"{where}: {key}") for key, each in value.items()}
-    return _plain(kind, value, where)
-
-
-def _plain(kind: type, value: Any, where: str) -> Any:
-    if kind is float and isinstance(value, str):  # YAML reads 1e-3, without a point, as text
-        try:
-            value = float(value)
-        except ValueError:
-            pass
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{where} must be of type {kind.__name__}, got {value!r}.")
-    if kind is float and not (value == value and abs(value) != float("inf")):
-        raise ValueError(f"{where} must be a finite number, got {value!r}.")
-    return value

@@ -2,7 +2,9 @@
 
 import inspect
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -10,10 +12,12 @@ from transformers import PreTrainedTokenizerFast
 
 from modeling_argus import ArgusConfig, ArgusTextConfig, ArgusVisionConfig
 from processing_argus import CHAT_TEMPLATE, ArgusImageProcessor, ArgusProcessor
+from processing_argus.locations_argus import BOX_FORMATS
 
 from .saving import save_checkpoint
 from .tokenizer import BOS, EOS, IMAGE, NUM_LOCATION_BINS, PAD, train_tokenizer
 from .training_model import ArgusForTraining
+from .typed import at_least, build, one_of
 
 # 12 x 12 patches of 12 pixels: as coarse as boxes of small pictograms allow; finer ones cost more time than they teach.
 VISION = {
@@ -56,8 +60,8 @@ def make_nano(
     out: str | Path,
     *,
     seed: int = 0,
-    vision: dict | None = None,
-    text: dict | None = None,
+    vision: dict[str, Any] | None = None,
+    text: dict[str, Any] | None = None,
     num_location_bins: int = NUM_LOCATION_BINS,
     box_format: str = "location_tokens",
     max_tiles: int = 6,
@@ -65,12 +69,15 @@ def make_nano(
     """Write a fresh model with its tokenizer and processor to `out`.
 
     vision, text: fields of the two configurations that differ from nano's. num_location_bins, box_format: Section 4.2.
-    max_tiles: the processor's tile budget. Raises TypeError or ValueError for fields that do not fit.
+    max_tiles: the processor's tile budget. Raises ValueError for fields that do not fit.
     """
-    for kind, fields in ((ArgusVisionConfig, vision), (ArgusTextConfig, text)):
-        known = inspect.signature(kind.__init__).parameters
-        if unknown := [name for name in fields or () if name not in known]:
-            raise ValueError(f"nano: {kind.__name__} has no field {unknown[0]!r}.")
+    vision, text = (
+        None if fields is None else _typed(kind.__init__, fields, place)
+        for kind, fields, place in ((ArgusVisionConfig, vision, "nano.vision"), (ArgusTextConfig, text, "nano.text"))
+    )
+    at_least(num_location_bins, 1, "nano.num_location_bins")
+    at_least(max_tiles, 1, "nano.max_tiles")
+    one_of(box_format, BOX_FORMATS, "nano.box_format")
     tokenizer = train_tokenizer(num_location_bins=num_location_bins)
     config = nano_config(tokenizer, vision, text)
     model = build_nano(tokenizer, config, seed)
@@ -104,6 +111,21 @@ def make_nano(
     )
     model.generation_config.update(do_sample=False, max_new_tokens=128)
     return save_checkpoint(model, processor, out)
+
+
+def nano_options(raw: dict[str, Any]) -> dict[str, Any]:
+    """A configuration's `nano` as options of `make_nano`. Raises ValueError for unknown ones and for other types."""
+    return _typed(make_nano, raw, "nano")
+
+
+def _typed(function: Callable, values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Values of the function's parameters as their annotations say."""
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    others = {inspect.Parameter.empty, str | Path}  # self, **kwargs; the folder
+    known = {each.name: each.annotation for each in parameters if each.annotation not in others and each.name != "seed"}
+    if unknown := [name for name in values if name not in known]:
+        raise ValueError(f"{where} has an unknown key {unknown[0]!r}; it can have {', '.join(known)}.")
+    return {name: build(known[name], value, f"{where}.{name}") for name, value in values.items()}
 
 
 def build_nano(tokenizer: Tokenizer, config: ArgusConfig | None = None, seed: int = 0) -> ArgusForTraining:

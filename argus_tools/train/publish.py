@@ -42,6 +42,7 @@ def publish(run: str | Path, out: str | Path, *, dtype: torch.dtype = torch.bflo
     config = json.loads((run / "run.json").read_text(encoding="utf-8"))
     config["output_dir"] = Path(config["output_dir"]).name
     config["data"]["root"] = "."
+    config.pop("fingerprints", None)
     write_json(training / "config.json", config)
     lines = read_log(run)
     kept = lines[:: max(1, len(lines) // MAX_LINES)]

@@ -1,6 +1,6 @@
 """`argus train`: a configuration, its stages one after the other, checkpoints in between, a model folder at the end.
 
-    OUT/run.json                 the configuration
+    OUT/run.json                 the configuration, and what its data and start model are known by
     OUT/start/                   the fresh model, where one is made
     OUT/STAGE/checkpoint-N/      transformers' own checkpoints; the same command goes on from the newest
     OUT/STAGE/last/, log.jsonl   a stage that is done: its weights, its losses
@@ -13,6 +13,7 @@ reads with `weights_only`; the weights are safetensors.
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -20,22 +21,25 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm import tqdm
-from transformers import TrainingArguments
 
+from argus_tools.cli_support import one_line
 from processing_argus import ArgusProcessor
 
 from .augment import Augmentation
-from .batches import BadSamples, Batches
+from .batches import TRIES, BadSamples, Batches
 from .collate import Collator
 from .config import StageConfig, TrainConfig
 from .mixture import Mixture, RegionOptions
-from .nano import make_nano
+from .nano import make_nano, nano_options
 from .readers import open_reader
-from .run_folder import last_checkpoint, open_run
+from .run_folder import FILE, check_run, fingerprints, last_checkpoint, open_run
 from .saving import save_checkpoint, whole_weights
-from .trainer import ArgusTrainer, StopAfter, freeze
+from .trainer import Arguments, ArgusTrainer, StopAfter, freeze
 from .training_model import ArgusForTraining
+
+HUB_NAME = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
 
 
 def run_config(
@@ -53,21 +57,25 @@ def run_config(
     folder = out / "start" if fresh else Path(config.model)
     # Nothing is written, and nothing deleted, before all of this is known to fit.
     arguments = [training_arguments(config, stage, out / stage.name, progress) for stage in config.stages]
-    processor = None if fresh else ArgusProcessor.from_pretrained(folder)
     with state.main_process_first():  # the others find what the first has cached
         mixtures = _mixtures(config)
         if state.is_main_process:
             with tempfile.TemporaryDirectory() as trial:
                 new = fresh and (restart or not folder.is_dir())
-                made = make_nano(Path(trial) / "start", seed=config.seed, **config.nano) if new else None
-                open_run(config, out, restart)
+                made = _made_nano(config, Path(trial) / "start") if new else folder
+                commit = _check_model(config, made)
+                prints = fingerprints(config, mixtures[0].readers, commit)
+                check_run(config, out, prints, restart)
+                _check_samples(config, made, mixtures[0])
+                open_run(config, out, prints, restart)
                 if new:
                     shutil.rmtree(folder.with_name(".start"), ignore_errors=True)  # of a kill while it was copied
                     shutil.copytree(made, folder.with_name(".start"))
                     folder.with_name(".start").rename(folder)
-    processor = processor or ArgusProcessor.from_pretrained(folder)
-    if config.data.box_format is not None:
-        processor.box_format = config.data.box_format
+    seen = gather_object([(out / FILE).read_text(encoding="utf-8") if (out / FILE).is_file() else None])
+    if len(set(seen)) > 1:
+        raise ValueError(f"output_dir must be a folder that all machines share; {out} is not the same on each.")
+    processor = _processor(config, folder)
     stop = None if minutes is None else StopAfter(minutes * 60)
     for stage, settings, samples in zip(config.stages, arguments, mixtures):
         done = out / stage.name / "last"
@@ -114,13 +122,70 @@ def _mixtures(config: TrainConfig) -> list[Mixture]:
     ]
 
 
+def _made_nano(config: TrainConfig, folder: Path) -> Path:
+    options = nano_options(config.nano)
+    try:
+        return make_nano(folder, seed=config.seed, **options)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(f"nano: no model can be made of {config.nano}: {one_line(error)}") from error
+
+
+def _check_model(config: TrainConfig, folder: Path) -> str | None:
+    """Make the model without its weights; the commit of one from the hub. Raises ValueError for what is no model."""
+    options = {} if config.attention is None else {"attn_implementation": config.attention}
+    try:
+        shape = ArgusForTraining.config_class.from_pretrained(folder)
+        _processor(config, folder)
+    except (OSError, ValueError) as error:
+        what = one_line(error) if folder.is_dir() or re.fullmatch(HUB_NAME, config.model) else "there is no such folder"
+        raise ValueError(
+            f"model: {config.model!r} cannot be loaded; it can be nano, a checkpoint's folder or the name of a hub "
+            f"repository (owner/name): {what}"
+        ) from error
+    try:
+        with torch.device("meta"):
+            ArgusForTraining._from_config(shape, **options)
+    except ImportError as error:
+        raise ValueError(f"attention: {config.attention!r} cannot be used here: {one_line(error)}") from error
+    return getattr(shape, "_commit_hash", None)
+
+
+def _check_samples(config: TrainConfig, folder: Path, mixture: Mixture) -> None:
+    """Make a batch of one sample of each source. Raises ValueError where none of a source's can be used."""
+    naming = any(stage.naming_weight > 0 for stage in config.stages)
+    collator = _collator(config, _processor(config, folder), naming=naming)
+    for source, (each, size) in enumerate(zip(config.data.sources, mixture.sizes)):
+        for tried in range(TRIES):  # a bad one here and there is gone past
+            try:
+                collator([mixture.sample(0, source, tried * size // TRIES)])
+                break
+            except (ValueError, OSError) as error:
+                reason = error
+        else:
+            raise ValueError(
+                f"of source {each.name or each.reader!r}, {TRIES} items in a row cannot be used; the last: {reason}"
+            )
+
+
+def _processor(config: TrainConfig, folder: Path) -> ArgusProcessor:
+    processor = ArgusProcessor.from_pretrained(folder)
+    if config.data.box_format is not None:
+        processor.box_format = config.data.box_format
+    return processor
+
+
+def _collator(config: TrainConfig, processor: ArgusProcessor, **options) -> Collator:
+    names = ("max_length", "max_tiles", "pad_to_multiple_of", "answer_weighting")
+    return Collator(processor, **{name: getattr(config.data, name) for name in names}, **options)
+
+
 def _load(config: TrainConfig, folder: Path) -> ArgusForTraining:
     options = {} if config.attention is None else {"attn_implementation": config.attention}
     return ArgusForTraining.from_pretrained(folder, dtype=torch.float32, **options)
 
 
 def _run_stage(
-    config: TrainConfig, stage: StageConfig, arguments: TrainingArguments, folder: Path, processor, samples, stop
+    config: TrainConfig, stage: StageConfig, arguments: Arguments, folder: Path, processor, samples, stop
 ) -> bool:
     """Train one stage from the weights in `folder`; whether it came to its end."""
     out, state = Path(config.output_dir) / stage.name, PartialState()
@@ -134,12 +199,9 @@ def _run_stage(
     model = _load(config, folder)
     model.answer_weight, model.naming_weight = stage.answer_weight, stage.naming_weight
     freeze(model, stage)
-    collator = Collator(
+    collator = _collator(
+        config,
         processor,
-        max_length=data.max_length,
-        max_tiles=data.max_tiles,
-        pad_to_multiple_of=data.pad_to_multiple_of,
-        answer_weighting=data.answer_weighting,
         naming=stage.naming_weight > 0,
         branches=model.config.text_config._attn_implementation in (None, "eager", "sdpa"),
     )
@@ -174,16 +236,7 @@ def _run_stage(
     return True
 
 
-class _Arguments(TrainingArguments):
-    """With a CPU that is called so in every process: gloo's "cpu:0" is no place to 4.57's loading of optimizers."""
-
-    @property
-    def device(self) -> torch.device:
-        device = super().device
-        return torch.device("cpu") if device.type == "cpu" else device
-
-
-def training_arguments(config: TrainConfig, stage: StageConfig, out: Path, progress: bool) -> TrainingArguments:
+def training_arguments(config: TrainConfig, stage: StageConfig, out: Path, progress: bool) -> Arguments:
     """transformers' settings of a stage. Raises ValueError where its batch does not divide among the processes."""
     on_gpu = torch.cuda.is_available()
     state = PartialState(cpu=not on_gpu)
@@ -196,7 +249,7 @@ def training_arguments(config: TrainConfig, stage: StageConfig, out: Path, progr
     saving = {}  # 5.x warns of the name even where it is off
     if config.gradient_checkpointing:
         saving = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
-    return _Arguments(
+    return Arguments(
         output_dir=str(out),
         max_steps=stage.steps,
         per_device_train_batch_size=stage.batch_size // parts,

@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from .batches import BadSamples
 from .collate import IGNORED
@@ -18,6 +18,23 @@ from .config import PARTS, StageConfig
 from .muon import MuonAdamW
 
 PREFIXES = {"vision": "model.vision_model.", "connector": "model.connector.", "text": ("model.text_model.", "lm_head.")}
+
+
+class Arguments(TrainingArguments):
+    """transformers' settings, but that a process has one device: several GPUs are for `accelerate launch` or torchrun.
+
+    Left alone, a Trainer on two GPUs splits a batch by its first dimension, where tiles are not rows' (DataParallel).
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        return min(1, super().n_gpu)
+
+    @property
+    def device(self) -> torch.device:
+        device = super().device
+        # A CPU is called so in every process: gloo's "cpu:0" is no place to 4.57's loading of optimizers.
+        return torch.device("cpu") if device.type == "cpu" else device
 
 
 def part_of(name: str) -> str:
@@ -61,6 +78,7 @@ class ArgusTrainer(Trainer):
         self._seen: dict[str, list[torch.Tensor]] = {}
         self._num_names: torch.Tensor | None = None
         super().__init__(*args, **kwargs)
+        self.add_callback(OwnIntervals)
         self.remove_callback(PrinterCallback)  # stdout is for results
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(LossOnTheBar)
@@ -155,6 +173,13 @@ def _plain_name(name: str) -> str:
     for prefix in ("module.", "_fsdp_wrapped_module.", "_orig_mod."):
         name = name.replace(prefix, "")
     return name
+
+
+class OwnIntervals(TrainerCallback):
+    """Saves and logs as often as this run is told to: from a checkpoint come the intervals of the run before."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.save_steps, state.logging_steps = args.save_steps, args.logging_steps
 
 
 class LossOnTheBar(ProgressCallback):

@@ -56,8 +56,13 @@ class ArgusForTraining(ArgusForConditionalGeneration):
         (ArgusTrainer passes them); else those of this batch.
 
         Raises:
-            ValueError: branches with an attention implementation that takes no masks of its own.
+            ValueError: branches with an attention implementation that takes no masks of its own; DataParallel.
         """
+        if getattr(self, "_is_replica", False):
+            raise ValueError(
+                "DataParallel splits the tiles of a batch apart from its rows: start with `accelerate launch` or "
+                "torchrun, a process for each GPU, or show one GPU only (CUDA_VISIBLE_DEVICES=0)."
+            )
         if labels is None:
             kwargs |= {"pixel_values": pixel_values, "position_ids": position_ids}
             return super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)

@@ -4,12 +4,15 @@ Nothing is stored and nothing repeats: an item is a pure function of the reader'
 """
 
 import math
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 
-from argus_tools.scenes import SPLITS, TASKS, Scene, ask, atlas_info, class_names, render_scene
+from argus_tools.scenes import SCENES_VERSION, SPLITS, TASKS, Scene, ask, atlas_info, class_names, render_scene
 
 from ..samples import Region, Sample, Turn
+from ..typed import at_least, build
 
 # Grids of tiles, (rows, columns), of the canvases of several tiles.
 GRIDS = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))
@@ -18,6 +21,7 @@ SEED_STRIDE = 10_000_000
 CONVERSATIONS = ("dense_caption", "detect", "detect", "caption", "answer", "answer", "answer")
 
 
+@dataclass(eq=False)
 class ScenesReader:
     """`count` scenes of a split, each with one conversation for every entry of `conversations`.
 
@@ -32,45 +36,48 @@ class ScenesReader:
             on with a second turn, a question.
         styles: drawing styles; by default those for training. classes: what to draw; by default everything.
 
-    Raises ValueError for an unknown split, size, task, style or class, and for counts out of range.
+    Raises ValueError for options of another type, an unknown split, size, task, style or class, and for numbers out of
+    range.
     """
 
-    NAME = "scenes"
+    count: int = 1_000_000
+    split: str = "train"
+    seed: int = 0
+    height: int = 144
+    width: int = 144
+    max_objects: int | None = None
+    sizes: str = "one_tile"
+    conversations: tuple[str, ...] = CONVERSATIONS
+    styles: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
 
-    def __init__(
-        self,
-        count: int = 1_000_000,
-        split: str = "train",
-        seed: int = 0,
-        height: int = 144,
-        width: int = 144,
-        max_objects: int | None = None,
-        sizes: str = "one_tile",
-        conversations=CONVERSATIONS,
-        styles=None,
-        classes=None,
-    ):
+    NAME: ClassVar[str] = "scenes"
+
+    def __post_init__(self):
+        for each in fields(self):
+            setattr(self, each.name, build(each.type, getattr(self, each.name), f"scenes: {each.name}"))
         info = atlas_info()
         for name, value, known in (
-            ("split", split, tuple(SPLITS)),
-            ("sizes", sizes, SIZES),
-            *(("conversations", task, TASKS) for task in conversations),
-            *(("styles", style, info["styles"] + info["unseen_styles"]) for style in styles or ()),
-            *(("classes", name, class_names()) for name in classes or ()),
+            ("split", self.split, tuple(SPLITS)),
+            ("sizes", self.sizes, SIZES),
+            *(("conversations", task, TASKS) for task in self.conversations),
+            *(("styles", style, info["styles"] + info["unseen_styles"]) for style in self.styles or ()),
+            *(("classes", name, class_names()) for name in self.classes or ()),
         ):
             if value not in known:
                 raise ValueError(f"scenes: {name} holds {value!r}; what is known is {', '.join(known)}.")
-        if not 1 <= count <= SEED_STRIDE:
-            raise ValueError(f"scenes: count must be 1 to {SEED_STRIDE}, got {count}.")
-        if max_objects is not None and not 1 <= max_objects <= 10:
-            raise ValueError(f"scenes: max_objects must be 1 to 10, got {max_objects}.")
-        if seed < 0 or not conversations:
-            raise ValueError(
-                f"scenes: a seed of at least 0 and a conversation are needed, got {seed}, {conversations}."
-            )
-        self.count, self.split, self.seed, self.height, self.width = count, split, seed, height, width
-        self.max_objects, self.sizes, self.conversations = max_objects, sizes, tuple(conversations)
-        self.options = {"styles": tuple(styles) if styles else None, "classes": tuple(classes) if classes else None}
+        if not 1 <= self.count <= SEED_STRIDE:
+            raise ValueError(f"scenes: count must be 1 to {SEED_STRIDE}, got {self.count}.")
+        if self.max_objects is not None and not 1 <= self.max_objects <= 10:
+            raise ValueError(f"scenes: max_objects must be 1 to 10, got {self.max_objects}.")
+        for name, low in (("seed", 0), ("height", 16), ("width", 16)):
+            at_least(getattr(self, name), low, f"scenes: {name}")
+        if not self.conversations:
+            raise ValueError(f"scenes: conversations needs at least one of {', '.join(TASKS)}.")
+
+    def _key(self) -> str:
+        """What the scenes are drawn by, for runs that go on."""
+        return f"scenes-{SCENES_VERSION}"
 
     def __len__(self) -> int:
         return self.count
@@ -103,7 +110,8 @@ class ScenesReader:
                 aspect = math.exp(rng.uniform(-0.4, 0.4))
                 height, width = round(height * scale * aspect**0.5), round(width * scale / aspect**0.5)
         number = self.seed * SEED_STRIDE + index
-        return render_scene(number, self.split, height=height, width=width, max_objects=most, **self.options)
+        drawn = {"styles": self.styles or None, "classes": self.classes or None}
+        return render_scene(number, self.split, height=height, width=width, max_objects=most, **drawn)
 
 
 def _turn(asked) -> Turn:
