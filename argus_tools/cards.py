@@ -25,7 +25,10 @@ _HEADER = """\
 # Written by `python -m argus_tools.cards` from training/scores.json. `argus evaluate scenes` renders the scenes;
 # {dataset} is not on the hub, which shows these results once the data set is there as a benchmark.
 """
-_SETTING = {"test": "held-out scenes", "unseen_style": "held-out scenes in a drawing style that was not trained on"}
+_SETTING = {
+    "test": "held-out scenes",
+    "unseen_style": "held-out scenes of pictograms alone in a drawing style that was not trained on",
+}
 _REGIONS = "regions at IoU 0.5 with the right words"
 TASKS = {  # task_id -> where scores.json has it, what it is
     "caption": (("caption", "object_recall"), "objects named, recall"),

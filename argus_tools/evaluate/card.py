@@ -26,9 +26,12 @@ def settings() -> dict[str, list[str]]:
         "test": ["--split", "test", "--count", "160"],
         "pictograms": ["--split", "test", "--count", "160", "--pictograms-only"],
         "unseen_style": ["--split", "test", "--count", "160", "--pictograms-only", "--styles", *unseen],
+        "unseen_style_all_kinds": ["--split", "test", "--count", "160", "--styles", *unseen],
         "val": ["--split", "val", "--count", "160"],
         "larger_288_one_tile": ["--count", "80", "--size", "288", "288", "--max-tiles", "1"],
-        "larger_288_four_tiles": ["--count", "80", "--size", "288", "288", "--max-tiles", "4", "--max-objects", "10"],
+        "larger_288_four_tiles": ["--count", "80", "--size", "288", "288", "--max-tiles", "4"],
+        "crowded_288_one_tile": ["--count", "80", "--size", "288", "288", "--max-tiles", "1", "--max-objects", "10"],
+        "crowded_288_four_tiles": ["--count", "80", "--size", "288", "288", "--max-tiles", "4", "--max-objects", "10"],
         "wide_144x288_one_tile": ["--count", "80", "--size", "144", "288", "--max-tiles", "1"],
         "wide_144x288_two_tiles": ["--count", "80", "--size", "144", "288", "--max-tiles", "2"],
     }

@@ -22,8 +22,12 @@ from .training_model import ArgusForTraining
 MAX_LINES = 400  # of the log that is kept: enough for the curve
 
 
-def publish(run: str | Path, out: str | Path, *, dtype: torch.dtype = torch.bfloat16) -> Path:
+def publish(
+    run: str | Path, out: str | Path, *, dtype: torch.dtype = torch.bfloat16, max_tiles: int | None = None
+) -> Path:
     """Write the hub files of a run's model to `out` and return it.
+
+    max_tiles: what its processor cuts an image into at most where the user says nothing; None: what it was trained with.
 
     Raises FileNotFoundError where the run has not come to its end.
     """
@@ -32,6 +36,8 @@ def publish(run: str | Path, out: str | Path, *, dtype: torch.dtype = torch.bflo
         raise FileNotFoundError(f"{run} has no model/: the run is not at its end (argus train goes on with it).")
     model = ArgusForTraining.from_pretrained(run / "model", dtype=torch.float32)
     processor = ArgusProcessor.from_pretrained(run / "model")
+    if max_tiles is not None:
+        processor.image_processor.max_tiles = max_tiles
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as work:
         made = save_checkpoint(model, processor, Path(work) / "model", dtype=dtype)
@@ -71,8 +77,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="the folder that the training wrote")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--max-tiles", type=int, metavar="N", help="the processor's default (as in training if left out)"
+    )
     args = parser.parse_args()
-    print(publish(args.run, args.out))
+    print(publish(args.run, args.out, max_tiles=args.max_tiles))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ def test_a_finished_run_is_published(tmp_path, squares):
     run_config(settings, progress=False)
     (tmp_path / "card").mkdir()
     (tmp_path / "card" / "README.md").write_text("mine")
-    publish(tmp_path / "run", tmp_path / "card")
+    publish(tmp_path / "run", tmp_path / "card", max_tiles=3)
+    assert json.loads((tmp_path / "card" / "preprocessor_config.json").read_text())["max_tiles"] == 3
     with safe_open(tmp_path / "card" / "model.safetensors", "pt") as weights:
         assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}
         assert "lm_head.weight" not in weights.keys()
