@@ -27,7 +27,7 @@ def publish(
 ) -> Path:
     """Write the hub files of a run's model to `out` and return it.
 
-    max_tiles: what its processor cuts an image into at most where the user says nothing; None: what it was trained with.
+    max_tiles: what its processor cuts an image into at most where the user says nothing; None: as in training.
 
     Raises FileNotFoundError where the run has not come to its end.
     """
