@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+OWN_FILES = ("manifest", "summary-", "annotations-")  # what the files of a run begin with
 TASKS = ("caption", "ask", "detect", "dense-caption")
 DESCRIPTION = """\
 Run a task on thousands of images and keep one row for each. The same command goes on where it was stopped or killed;
@@ -58,6 +59,10 @@ def run(arguments: argparse.Namespace) -> None:
     out, coco = Path(arguments.out), arguments.coco and Path(arguments.coco)
     if coco is not None and not coco.absolute().parent.is_dir():
         raise CommandError(f"--coco {coco}: there is no folder {coco.absolute().parent}")
+    if coco is not None and coco.suffix.lower() != ".json":
+        raise CommandError(f"--coco {coco}: name a .json file; another may be an image")
+    if coco is not None and coco.resolve().parent == out.resolve() and coco.name.startswith(OWN_FILES):
+        raise CommandError(f"--coco {coco}: that is a name of the run's own files; name another")
     if not arguments.inputs:
         if coco is None:
             raise CommandError("there is no INPUT (`argus annotate --help` shows how)")

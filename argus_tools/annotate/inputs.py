@@ -187,11 +187,14 @@ class _Listing:
         """A text file: names a line, relative to its own folder. One that cannot be listed is a row with an error."""
         try:
             with open(path, encoding="utf-8-sig") as file:
-                names = [line.strip("\r\n") for line in file if line.strip()]
+                names = [line.strip() for line in file if line.strip()]
         except UnicodeDecodeError as error:
             raise CommandError(f"{path} is none of {UNDERSTOOD}") from error
-        for line in names:
-            name = line if line.startswith(("http://", "https://")) else os.path.join(os.path.dirname(path), line)
+        remote, folder = ("http://", "https://"), os.path.dirname(path)
+        names = [line if line.startswith(remote) else os.path.join(folder, line) for line in names]
+        if names and not any(name.startswith(remote) or os.path.lexists(name) for name in names):
+            raise CommandError(f"{path}: none of its {len(names)} lines names anything that is there, as {names[0]}")
+        for name in names:
             try:
                 yield from self.line(name, path)
             except (OSError, NoImageColumn) as error:

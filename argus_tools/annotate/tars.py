@@ -23,7 +23,7 @@ def tar_items(path: str, name: str) -> Iterator[Item]:
         tar, packed = _open(path)
         with tar:
             for number, member in enumerate(_members(tar)):
-                if not member.isfile():
+                if not member.isfile() or _is_hidden(member.name):
                     continue
                 if _key(member.name) != key:
                     yield from _sample_items(path, name, key, sample, packed, seen)
@@ -89,6 +89,11 @@ def _check_end(tar: tarfile.TarFile) -> None:
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
         raise tarfile.ReadError(f"the header at byte {tar.offset} is damaged")
+
+
+def _is_hidden(name: str) -> bool:
+    """As in folders; a Mac's tars have a hidden file beside each."""
+    return any(part == "__MACOSX" or (part.startswith(".") and part.strip(".")) for part in name.split("/"))
 
 
 def _key(name: str) -> str:

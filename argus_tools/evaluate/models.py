@@ -23,8 +23,8 @@ OTHER_TYPES = ("florence2", "smolvlm", "idefics3")
 
 class ArgusAnswerer:
     """An Argus model and its processor. Scores are the product's: exp of the mean log-probability of a region's tokens,
-    those of its caption and of its box. Measured on argus-nano's scenes, no other definition ranks dense captions better
-    beyond noise (benchmarks/accuracy/results/scores.md).
+    those of its caption and of its box. Measured on argus-nano's scenes, no other definition ranks dense captions
+    better beyond noise (benchmarks/accuracy/results/scores.md).
 
     options: the processor's (`max_tiles`, `max_upscale`) and `generate()`'s, the same for every call.
     """

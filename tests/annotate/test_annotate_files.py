@@ -289,3 +289,24 @@ def test_coco_is_what_pycocotools_reads(tmp_path):
     with pytest.raises(CommandError, match="--coco needs boxes, which ask does not give"):
         write_coco(tmp_path, "ask", tmp_path / "coco.json")
     assert json.loads((tmp_path / "coco.json").read_text())["annotations"][0]["id"] == 1
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("pictures/a.png", "name a .json file"),
+        ("out/manifest.json", "the run's own"),
+        ("out/annotations-x.json", "own"),
+    ],
+)
+def test_coco_takes_the_place_of_no_other_file(tmp_path, name, message):
+    from argus_tools.annotate.command import run
+    from argus_tools.cli import build_parser
+
+    path = tmp_path / name
+    path.parent.mkdir()
+    path.write_text("mine")
+    words = ["annotate", "--out", str(tmp_path / "out"), "--coco", str(path)]
+    with pytest.raises(CommandError, match=message):
+        run(build_parser().parse_args(words))
+    assert path.read_text() == "mine"

@@ -38,6 +38,21 @@ def test_globs_and_braces(here):
         expand("u*")
 
 
+def test_what_a_mac_hides_in_a_tar_is_no_image(here):
+    names = ("./a.jpg", "./._a.jpg", "__MACOSX/._a.jpg", ".hidden/b.jpg", "../c.jpg")
+    write_tar("mac.tar", [(name, encoded()) for name in names])
+    assert [item.id for item in list_items(["mac.tar"])] == ["mac.tar/./a.jpg", "mac.tar/../c.jpg"]
+
+
+def test_a_list_of_nothing_that_is_there_is_refused(here):
+    (here / "a.png").write_bytes(encoded())
+    (here / "list.txt").write_text("  a.png \n\nb.png\n")
+    assert [(item.id, item.kind) for item in list_items(["list.txt"])] == [("a.png", "file"), ("b.png", "error")]
+    (here / "README.txt").write_text("Pictures of my\nholidays\n")
+    with pytest.raises(CommandError, match=r"README\.txt: none of its 2 lines names anything that is there, as Pict"):
+        list_items(["README.txt"])
+
+
 def test_a_tar_gives_keys_and_what_lies_beside(here):
     members = [
         ("0001.jpg", encoded((8, 6))),
