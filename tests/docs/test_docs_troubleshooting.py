@@ -58,11 +58,13 @@ def test_messages_stand_in_the_source(message, source):
 
 def test_other_libraries_raise_what_is_quoted():
     library = Path(importlib.util.find_spec("transformers").origin).parent
-    files = [library / name for name in ("dynamic_module_utils.py", "modeling_utils.py", "utils/hub.py")]
+    files = [
+        library / name for name in ("dynamic_module_utils.py", "modeling_utils.py", "utils/hub.py", "pipelines/base.py")
+    ]
     files += [library / "modeling_flash_attention_utils.py"]
     known = "\n".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
     messages = quoted("message of another library")
-    assert len(messages) == 4
+    assert len(messages) == 5
     for message in messages:
         if "AutoModelForVision2Seq" not in message:
             assert message in known, f"transformers {transformers.__version__} has no {message!r}"
