@@ -44,6 +44,7 @@ from .encoding_argus import (
 from .image_loading_argus import ImageInputError, load_image
 from .image_processing_argus import ArgusImageProcessor, PreparedImages
 from .keywords_argus import ArgusProcessorKwargs, is_keyword, refuse_keyword, split_keywords
+from .lettering_argus import font_of  # noqa: F401 - likewise
 from .locations_argus import LocationVocabulary, build_vocabulary
 from .prompt_layout_argus import ImageRuns, PromptLayout
 from .regions_argus import read_regions

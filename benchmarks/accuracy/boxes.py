@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(description="Location tokens against plain text, two sizes, three seeds.")
     add = parser.add_argument
-    add("--samples", type=at_least(1), default=32_000, metavar="N", help="images a run is trained on (default: 32000)")
+    add("--samples", type=at_least(1), default=12_800, metavar="N", help="images a run is trained on (default: 12800)")
     add("--jobs", type=at_least(1), default=2, metavar="N", help="runs at a time, one thread each (default: 2)")
     add("--seeds", type=at_least(1), default=3, metavar="N", help="seeds of each cell (default: 3)")
     add("--scenes", type=at_least(1), default=300, metavar="N", help="held-out scenes to score on (default: 300)")
