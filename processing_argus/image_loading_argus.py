@@ -96,7 +96,7 @@ def iterate_images(images, what: str = "images"):
 def _from_name(name, what, convert_rgb):
     if isinstance(name, bytes):
         name = os.fsdecode(name)
-    shown = name if len(name) <= 80 else f"{name[:60]}... ({len(name)} characters)"
+    shown = name if len(name) <= 80 else f"{name[:32]}...{name[-40:]} ({len(name)} characters)"
     if name.startswith(("http://", "https://")):
         return _from_bytes(_download(name, f"{what} ({shown})"), f"{what} ({shown})", convert_rgb)
     if name.startswith("data:"):

@@ -128,7 +128,7 @@ def run(task: str, words, seen, path, max_tiles, max_upscale, max_new_tokens, te
         try:
             for piece in stream:
                 text += piece
-                yield seen, text, latency(stream, seen, kept), None
+                yield seen, text.strip(), latency(stream, seen, kept), None  # an answer begins with a space
             result = future.result()
         except queue.Empty as error:
             raise gr.Error(f"No token within {SECONDS} seconds: take fewer tiles.", print_exception=False) from error
