@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-OWN_FILES = ("manifest", "summary-", "annotations-")  # what the files of a run begin with
+OWN_FILES = ("manifest", "summary-", "annotations-", "journal-")  # what the files of a run begin with
 TASKS = ("caption", "ask", "detect", "dense-caption")
 DESCRIPTION = """\
 Run a task on thousands of images and keep one row for each. The same command goes on where it was stopped or killed;

@@ -4,14 +4,17 @@ The order is that of the names, the ids are unique, and nothing is decoded yet. 
 no image at all, ends the command; what is found damaged within becomes an item of kind "error", and a row later.
 """
 
+import contextlib
 import glob
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..cli_support import CommandError, one_line
 from .items import Item, has_image_suffix, kind_of_file, shown_name
+from .shards import is_part
 from .tables import NoImageColumn, image_column, is_dataset_folder, open_table
 from .tars import tar_items
 
@@ -45,8 +48,19 @@ def list_items(inputs: list[str], column: str | None = None, leave_out: str | No
             )
             raise CommandError(f"{typed}: no image in it ({others or 'it is empty'}). Understood are {UNDERSTOOD}")
         for item in items:
-            found.setdefault(item.id, item)
+            found.setdefault((unique := _unique(item, found)).id, unique)
     return list(found.values())
+
+
+def _unique(item: Item, found: dict[str, Item]) -> Item:
+    """The item, as NAME#2 where another file has its id: names that are not UTF-8 can be written like others."""
+    unique, number = item, 1
+    while (other := found.get(unique.id)) is not None and other.place == item.place:
+        if other.kind == "url" or os.path.abspath(other.path) == os.path.abspath(item.path):
+            break
+        number += 1
+        unique = replace(item, id=f"{item.id}#{number}")
+    return unique
 
 
 def expand(typed: str) -> list[str]:
@@ -90,8 +104,10 @@ class _Listing:
         self.column, self.leave_out, self.others = column, leave_out, Counter()
 
     def named(self, path: str, typed: str) -> Iterator[Item]:
-        """What a name that was typed, or expanded from one, stands for."""
-        if path.startswith(("http://", "https://")):
+        """What a name that was typed, or expanded from one, stands for. What a glob fits is taken as in a folder."""
+        if path != typed and glob.has_magic(typed) and not os.path.isdir(path):
+            yield from self.met(path, lists=True)
+        elif path.startswith(("http://", "https://")):
             yield Item(path, path, "url", path)
         elif os.path.isdir(path):
             yield from self.folder(path)
@@ -133,20 +149,30 @@ class _Listing:
                     continue
                 if entry.is_dir():
                     yield from walk(entry.path)
-                elif has_image_suffix(entry.name):
-                    yield Item(shown_name(entry.path), shown_name(entry.path), "file", entry.path)
-                elif entry.is_file():
-                    yield from self.found(entry.path)
+                else:
+                    yield from self.met(entry.path)
 
         yield from walk(top)
         yield from failed
 
-    def found(self, path: str) -> Iterator[Item]:
-        """A file without an image's suffix that was met in a folder: text and the like is passed by."""
+    def met(self, path: str, lists: bool = False) -> Iterator[Item]:
+        """What is no folder and was met, not typed: text and the like is passed by, but for `lists` of names."""
+        if has_image_suffix(path):  # its row will say if it is none, or not there
+            yield Item(shown_name(path), shown_name(path), "file", path)
+            return
+        if not os.path.isfile(path):
+            return
+        if is_part(os.path.basename(path)):  # what an earlier `argus annotate` wrote below its own input
+            self.others["annotations"] += 1
+            return
         try:
             kind = kind_of_file(path)
         except OSError:
             kind = "other"
+        if kind == "text" and lists:
+            with contextlib.suppress(CommandError):
+                yield from self.lines(path)
+                return
         if kind in ("text", "other"):
             self.others[os.path.splitext(path)[1].lower()] += 1
         else:

@@ -101,7 +101,8 @@ class ShardWriter:
         path = self.folder / f"annotations-{self.name}-{self._next:06d}.{self.file_format}"
         with self._writing(path):
             write_whole(path, lambda temporary: self._write(temporary, rows))
-        self._next += 1
+        # At once: what is interrupted in between (Ctrl-C) would write these rows into the next file too.
+        self._rows, self._next = rest, self._next + 1
         self._keep(rest)
 
     def _keep(self, rows: list[dict]) -> None:
@@ -150,9 +151,14 @@ def _lines(rows: list[dict]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode("utf-8")
 
 
+def is_part(name: str) -> bool:
+    """Whether a finished file is called so."""
+    return _PART.fullmatch(name) is not None
+
+
 def part_files(folder: Path) -> list[Path]:
     """The finished files of all shards, by name."""
-    return sorted(path for path in folder.iterdir() if _PART.fullmatch(path.name))
+    return sorted(path for path in folder.iterdir() if is_part(path.name))
 
 
 def own_files(folder: Path) -> list[Path]:

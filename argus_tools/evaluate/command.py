@@ -80,6 +80,8 @@ def run(arguments: argparse.Namespace) -> None:
     """`argus evaluate`. Raises CommandError, ValueError or OSError for bad input."""
     if arguments.out is not None and not Path(arguments.out).absolute().parent.is_dir():
         raise CommandError(f"--out {arguments.out}: there is no folder {Path(arguments.out).absolute().parent}")
+    if arguments.out is not None and Path(arguments.out).is_dir():
+        raise CommandError(f"--out {arguments.out} is a folder: name a file in it")
     if arguments.task in TABLES:
         _run_table(arguments)
         return

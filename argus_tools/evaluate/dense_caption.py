@@ -25,7 +25,7 @@ Both modes:
 right in that cell, and a prediction that overlaps nothing uses up nothing.
 
 Not done here, since they belong to DenseCap's data file and not to its evaluation: ground truth rounded to whole
-pixels, captions of many words dropped, rare words replaced. Lua's loop over recalls adds 0.01 in floating point and so
+pixels and counted from 1, captions of many words dropped, rare words replaced. Lua's loop over recalls adds 0.01 in floating point and so
 ends before 1; the protocol's 101 recalls are taken at their word. Ties in score keep the order given, and an IoU within
 1e-9 of a threshold has reached it.
 """

@@ -91,6 +91,7 @@ def score(truths: Sequence[tuple], rows: Sequence[dict], meteors: Sequence[str] 
     result["caption"] = {
         "object_recall": right / max(1, sum(t.total() for t in true)),
         "object_precision": right / max(1, sum(s.total() for s in said)),
+        "all_objects": mean(a == b for a, b in zip(said, true)),
         "exact": mean(row["caption"].strip() == each["caption"].answer for row, each in zip(rows, asked)),
     }
     hits = defaultdict(list)

@@ -33,7 +33,8 @@ def build(kind: Any, value: Any, where: str) -> Any:
     if origin in (tuple, list):
         fixed = origin is tuple and arguments[-1] is not ...
         if not isinstance(value, (list, tuple)) or (fixed and len(value) != len(arguments)):
-            raise ValueError(f"{where} must be a list, got {value!r}.")
+            wanted = f"a list of {len(arguments)}" if fixed else "a list"
+            raise ValueError(f"{where} must be {wanted}, got {value!r}.")
         return origin(build(arguments[0], each, f"{where}[{i}]") for i, each in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):

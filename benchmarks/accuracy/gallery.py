@@ -89,24 +89,23 @@ def chosen(task: str, scenes: list[Scene], asked: list[dict], said: list[dict], 
     return {"best": best, "worst": worst, "random": [rest[i] for i in sorted(drawn)]}
 
 
-def picture(task: str, shown: Shown) -> tuple[Image.Image, list[str]]:
-    """The drawn scene and the lines under it: what the model said and, where that is not right, what is."""
-    image, said = Image.fromarray(shown.scene.image), shown.said
+def boxes_and_lines(task: str, shown: Shown) -> tuple[list, list[str], list[str]]:
+    """(boxes, their words, the lines under the scene): what the model said and, where that is not right, what is."""
+    said = shown.said
     if task in ("dense_caption", "detect"):
         key = "captions" if task == "dense_caption" else "labels"
-        drawn = draw_regions(image, said[task]["boxes"], said[task][key])
         asked = [f"Detect: {', '.join(shown.asked[task].phrases)}."] if task == "detect" else []
         there = listed(text for _, text in shown.asked[task].answer)
-        return drawn, [*asked, f"Said: {listed(said[task][key])}", f"True: {there}"]
-    drawn = draw_regions(image, [], [])
+        lines = [*asked, f"Said: {listed(said[task][key])}", f"True: {there}"]
+        return said[task]["boxes"], said[task][key], lines
     if task == "caption":
         truth = shown.asked[task].answer
-        return drawn, [said[task].strip(), *([] if said[task].strip() == truth else [f"WRONG: {truth}"])]
+        return [], [], [said[task].strip(), *([] if said[task].strip() == truth else [f"WRONG: {truth}"])]
     lines = []
     for kind, each in shown.asked["answer"].items():
         answer = said["answers"][kind].strip()
         lines.append(f"{each.prompt} {answer}" + ("" if answer == each.answer else f"  WRONG: {each.answer}"))
-    return drawn, lines
+    return [], [], lines
 
 
 def listed(texts) -> str:
@@ -123,15 +122,23 @@ def sheet(task: str, rows: dict[str, list[Shown]]) -> Image.Image:
     for r, (name, cells) in enumerate(rows.items()):
         y = 6 + r * (height + 26)
         draw.text((12, y), name, fill="black", font=bold)
+        # Boxes are drawn on the row, so that labels are as large as the sheet wants them, not as each scene would.
+        row, boxes, words, below = Image.new("RGB", (canvas.width, CELL), "white"), [], [], []
         for c, shown in enumerate(cells):
-            x = 12 + c * (CELL + 12)
-            drawn, text = picture(task, shown)
-            drawn.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
-            canvas.paste(drawn, (x, y + 22))
+            x, (H, W) = 12 + c * (CELL + 12), shown.scene.image.shape[:2]
+            scale = CELL / max(H, W)
+            resized = Image.fromarray(shown.scene.image).resize((round(W * scale), round(H * scale)), Image.BICUBIC)
+            row.paste(resized, (x, 0))
+            said, captions, text = boxes_and_lines(task, shown)
+            boxes += [[x + x1 * scale, y1 * scale, x + x2 * scale, y2 * scale] for x1, y1, x2, y2 in said]
+            words += captions
+            below.append((x, resized.height, text))
+        canvas.paste(draw_regions(row, boxes, words), (0, y + 22))
+        for x, bottom, text in below:
             wrapped = [(part, "WRONG" in line) for line in text for part in textwrap.wrap(line, 68)][:lines]
             for i, (line, is_wrong) in enumerate(wrapped):
                 colour = (170, 0, 0) if is_wrong else "black"
-                draw.text((x, y + 26 + min(drawn.height, CELL) + i * LINE), line, fill=colour, font=font)
+                draw.text((x, y + 26 + bottom + i * LINE), line, fill=colour, font=font)
     return canvas
 
 

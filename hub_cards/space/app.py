@@ -78,7 +78,7 @@ def look(seen: Seen | None, path: str | None, max_tiles: float, max_upscale: flo
         limit = f"at most {MAX_PIXELS // 1_000_000} megapixels are taken: make it smaller first."
         raise gr.Error(f"The image is too large; {limit}", print_exception=False)
     data = Path(path).read_bytes()
-    (encoded,) = model.encode_images([data], processor=processor, **budget)
+    (encoded,) = model.encode_images(data, processor=processor, **budget)
     picture = processor.draw_regions(data, {"boxes": [], "captions": [], "scores": []})  # upright, RGB
     picture.thumbnail((SHOWN, SHOWN))
     return Seen(key, encoded, picture, encoded.num_patches)
@@ -202,8 +202,8 @@ def ask(question: str, remember: bool, turns: list[str], *shared):
 @on_gpu
 @explained
 def detect(phrases: str, *shared):
-    listed = [phrase.strip() for phrase in checked(phrases, "Name what to look for first.").split(",")]
-    yield from boxes("detect", [phrase for phrase in listed if phrase], *shared)
+    words = checked((phrases or "").strip(" ,\n"), "Name what to look for first.")
+    yield from boxes("detect", [phrase.strip() for phrase in words.split(",") if phrase.strip()], *shared)
 
 
 @on_gpu

@@ -119,6 +119,20 @@ def test_a_journal_with_half_a_line_goes_on(tmp_path):
     assert ids(tmp_path) == ["0", "1", "2"]
 
 
+def test_interrupted_between_the_file_and_its_journal(tmp_path, monkeypatch):
+    """Ctrl-C, then what the run still does at its end: no row is in two files."""
+    one = writer(tmp_path)
+
+    def interrupted(rows):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(one, "_keep", interrupted)
+        one.add([caption_row(number) for number in range(4)])
+    one.finish()
+    assert ids(tmp_path) == ["0", "1", "2", "3"]
+
+
 def test_killed_between_the_file_and_its_journal(tmp_path):
     first = writer(tmp_path)
     first.add([caption_row(0), caption_row(1)])

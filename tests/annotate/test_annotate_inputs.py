@@ -38,6 +38,48 @@ def test_globs_and_braces(here):
         expand("u*")
 
 
+def test_what_a_glob_fits_is_taken_as_in_a_folder(here):
+    """One bad file, or captions beside the pictures, do not end the run; lists of names are read."""
+    (here / "g").mkdir()
+    for name in ("a.jpg", "b.png"):
+        (here / "g" / name).write_bytes(encoded())
+    (here / "g" / "c.jpg").symlink_to("nowhere")
+    (here / "g" / "gone").symlink_to("nowhere")
+    (here / "g" / "a.txt").write_text("a red circle")
+    (here / "g" / "list.txt").write_text("b.png")
+    assert [item.id for item in list_items(["g/*"])] == ["g/a.jpg", "g/b.png", "g/c.jpg"]
+    assert [item.id for item in list_items(["g/*.jpg"])] == ["g/a.jpg", "g/c.jpg"]
+    assert [item.id for item in list_items(["g/l*.txt"])] == ["g/b.png"]
+    with pytest.raises(CommandError, match=r"g/a\*\.txt: no image in it \(1 \.txt\)"):
+        list_items(["g/a*.txt"])
+    with pytest.raises(CommandError, match=r"c\.jpg: it does not exist"):
+        list_items(["g/c.jpg"])
+
+
+def test_rows_that_were_written_below_are_no_input(here):
+    (here / "p" / "rows").mkdir(parents=True)
+    (here / "p" / "a.png").write_bytes(encoded())
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    table = pa.table({"id": ["a"], "source": ["p/a.png"]})
+    pq.write_table(table, here / "p" / "rows" / "annotations-00000-of-00001-000000.parquet")
+    assert [item.id for item in list_items(["p"])] == ["p/a.png"]
+    with pytest.raises(CommandError, match=r"p/rows: no image in it \(1 annotations\)"):
+        list_items(["p/rows"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_files_whose_names_are_written_alike_have_ids_of_their_own(here):
+    for name in (b"n-\\xff.png", b"n-\xff.png"):
+        try:
+            (here / os.fsdecode(name)).write_bytes(encoded())
+        except OSError:
+            pytest.skip("this file system takes UTF-8 alone")
+    items = list_items([".", "./"])
+    assert [item.id for item in items] == [r"n-\xff.png", r"n-\xff.png#2"] and len({item.path for item in items}) == 2
+
+
 def test_what_a_mac_hides_in_a_tar_is_no_image(here):
     names = ("./a.jpg", "./._a.jpg", "__MACOSX/._a.jpg", ".hidden/b.jpg", "../c.jpg")
     write_tar("mac.tar", [(name, encoded()) for name in names])

@@ -152,10 +152,20 @@ def cluster():
 
 def test_two_actors_give_the_rows_of_the_local_engine(cluster, pictures, annotate, rows_in, monkeypatch):
     monkeypatch.setattr(ray_engine, "ITEMS_AT_ONCE", 2)  # several blocks, for both actors
+    started = pictures.parent / "started"
+    started.mkdir()
+
+    class Counted(RayAnnotator):
+        def __init__(self, *arguments):
+            (started / str(os.getpid())).touch()
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(ray_engine, "RayAnnotator", Counted)
     # Whose answers an image is batched with depends on what comes first: one at a time, all numbers are the same.
     command = ["pictures", "--task", "dense-caption", "--batch-size", "1"]
     local = annotate(*command, "--out", "local")
     on_ray = annotate(*command, "--out", "ray", "--engine", "ray", "--actors", "2")
+    assert len(list(started.iterdir())) == 2
     expected, got = rows_in(pictures.parent / "local"), rows_in(pictures.parent / "ray")
     for row in got.values():
         if row["error"]:  # machines are told whole paths, of which long ones are shortened

@@ -60,10 +60,10 @@ def test_a_sheet_says_what_is_wrong(seen, task, tmp_path):
     gallery.save(image, tmp_path / "sheet.png")
     assert 1_000 < (tmp_path / "sheet.png").stat().st_size < 400_000
     assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
-    lines = [gallery.picture(task, each)[1] for each in rows["worst"]]
+    lines = [gallery.boxes_and_lines(task, each)[2] for each in rows["worst"]]
     if task in ("caption", "answer"):
         assert all("WRONG" in " ".join(each) for each in lines)
-        assert not any("WRONG" in " ".join(gallery.picture(task, each)[1]) for each in rows["best"])
+        assert not any("WRONG" in " ".join(gallery.boxes_and_lines(task, each)[2]) for each in rows["best"])
     else:
         assert all(any(line.startswith("True: ") for line in each) for each in lines)
     assert gallery.table(task, rows).count("\n") == 10

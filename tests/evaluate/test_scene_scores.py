@@ -78,7 +78,7 @@ def test_ap_matches_the_best_score_first():
 def test_who_knows_everything_scores_one():
     found = score_scenes(Knows(), SCENES)
     assert found["scenes"] == 12 and found["objects"] == sum(len(s.objects) for s in SCENES)
-    assert found["caption"] == {"object_recall": 1.0, "object_precision": 1.0, "exact": 1.0}
+    assert found["caption"] == {"object_recall": 1.0, "object_precision": 1.0, "all_objects": 1.0, "exact": 1.0}
     assert set(found["answer"]) <= set(QUESTION_KINDS) and found["answer"]["yes_no"]["questions"] == 12
     assert all(each["accuracy"] == 1.0 for each in found["answer"].values())
     for task in ("detect", "dense_caption"):

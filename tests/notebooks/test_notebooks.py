@@ -134,6 +134,21 @@ def test_links_between_notebooks_and_files_that_they_name_exist():
         assert not missing, f"{path.name} names {missing}"
 
 
+def test_numbers_that_are_cited_are_those_of_the_file():
+    """A paragraph or list item that names a file of benchmarks/results: its decimal numbers stand in it."""
+    cited = 0
+    for path in run.paths():
+        cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"]
+        for part in re.split(r"\n\s*\n|\n(?=- )", "\n\n".join(cells)):
+            if files := re.findall(r"`(benchmarks/results/\w+\.md)`", part):
+                known = " ".join((ROOT / file).read_text(encoding="utf-8") for file in files)
+                numbers = re.findall(r"(?<![\w.])\d+\.\d+(?![\w.]*\w)", part)
+                missing = [number for number in numbers if not re.search(rf"(?<![\d.]){re.escape(number)}", known)]
+                assert not missing, f"{path.name}: {missing} in none of {files}: {part}"
+                cited += len(numbers)
+    assert cited >= 4
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -1,5 +1,6 @@
 """The embedded model as it is committed: its size, its files, and what it is good for on held-out scenes."""
 
+import functools
 import json
 
 import pytest
@@ -69,6 +70,7 @@ ROWS = {
     "detection by phrase": ("detect",),
     "objects named (recall)": ("caption", "object_recall"),
     "names that are right (precision)": ("caption", "object_precision"),
+    "captions that name all objects and no other": ("caption", "all_objects"),
     "word for word the whole caption": ("caption", "exact"),
     '"What is at the top?", "What is this?"': ("answer", "what"),
     '"How many cats are there?"': ("answer", "how_many"),
@@ -119,3 +121,51 @@ def test_the_card_states_the_scores_that_were_measured(folder, committed):
     for meteor, modes in measured["dense_caption"].get("map", {}).items():
         for mode, value in modes.items():
             assert f"{value:.3f}" in card or f"{100 * value:.2f}" in card, f"{meteor}, {mode}"
+
+
+REFERENCE = ("dense_caption", "map", "METEOR 1.5", "reference")
+AIMS = {
+    "mAP of dense captions, reference protocol, %": (45, REFERENCE),
+    "AP50 of detection by phrase, %": (80, ("detect", "ap_50")),
+    "yes or no, % right": (90, ("answer", "yes_no", "accuracy")),
+    "objects named in captions, %": (85, ("caption", "object_recall")),
+    "captions that name all objects and no other, %": (85, ("caption", "all_objects")),
+}
+AWAY = {
+    "training styles, 144 x 144, `val` split": "val",
+    "training styles, 144 x 144, `test` split": "test",
+    "pictograms alone, training styles, `test` split": "pictograms",
+    "pictograms alone, the style not trained on (Twemoji), `test` split": "unseen_style",
+    "all kinds, the style not trained on, `test` split": "unseen_style_all_kinds",
+    "288 x 288, one tile": "larger_288_one_tile",
+    "288 x 288, `max_tiles=4`": "larger_288_four_tiles",
+    "288 x 288, up to ten objects, one tile": "crowded_288_one_tile",
+    "288 x 288, up to ten objects, `max_tiles=4`": "crowded_288_four_tiles",
+    "144 x 288, one tile (squashed to a square)": "wide_144x288_one_tile",
+    "144 x 288, `max_tiles=2`": "wide_144x288_two_tiles",
+}
+
+
+def at(committed: dict, setting: str, path: tuple[str, ...]) -> float:
+    return functools.reduce(lambda found, key: found[key], path, committed[setting]["scores"])
+
+
+def test_the_card_states_what_was_aimed_at_and_whether_it_was_reached(folder, committed):
+    """In the training styles the whole aim, in the held-out one half of it; both readings of the captions' aim."""
+    rows = stated((folder / "README.md").read_text(encoding="utf-8"))
+    for name, (aim, path) in AIMS.items():
+        expected = [str(aim)]
+        for setting, bar in (("test", aim), ("unseen_style_all_kinds", aim / 2), ("unseen_style", aim / 2)):
+            value = 100 * at(committed, setting, path)
+            expected += [f"{value:.1f}", "reached" if value >= bar else "missed"]
+        assert rows[name] == expected, name
+
+
+def test_the_card_states_the_scores_at_and_away_from_the_training_conditions(folder, committed):
+    rows = stated((folder / "README.md").read_text(encoding="utf-8"))
+    paths = [("caption", "object_recall"), ("detect", "f1_50"), ("dense_caption", "f1_50"), REFERENCE]
+    for name, setting in AWAY.items():
+        number, *cells = rows[name]
+        assert int(number) == committed[setting]["scores"]["scenes"], name
+        agree(cells, [at(committed, setting, path) for path in (*paths, ("answer", "yes_no", "accuracy"))], name)
+    assert set(AWAY.values()) | {"first_16"} == set(committed)
