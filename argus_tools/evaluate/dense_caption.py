@@ -24,10 +24,10 @@ Both modes:
 `clean` differs in exactly two things: a merged box is used up, in each of the 30 cells, only by a prediction that is
 right in that cell, and a prediction that overlaps nothing uses up nothing.
 
-Not done here, since they belong to DenseCap's data file and not to its evaluation: ground truth rounded to whole
-pixels and counted from 1, captions of many words dropped, rare words replaced. Lua's loop over recalls adds 0.01 in floating point and so
-ends before 1; the protocol's 101 recalls are taken at their word. Ties in score keep the order given, and an IoU within
-1e-9 of a threshold has reached it.
+Not done here, since they belong to DenseCap's data file and not to its evaluation: ground truth rounded to whole pixels
+and counted from 1, captions of many words dropped, rare words replaced. Lua's loop over recalls adds 0.01 in floating
+point and so ends before 1; the protocol's 101 recalls are taken at their word. Ties in score keep the order given, and
+an IoU within 1e-9 of a threshold has reached it.
 """
 
 import string

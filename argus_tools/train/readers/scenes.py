@@ -1,7 +1,7 @@
 """Rendered scenes as training data: item i is drawn when it is asked for, with several conversations about it.
 
-Nothing is stored, and no item is another: each is a pure function of the reader's arguments and i. (Which i a stage draws
-is the mixture's; two stages may meet the same.)
+Nothing is stored, and no item is another: each is a pure function of the reader's arguments and i. (Which i a stage
+draws is the mixture's; two stages may meet the same.)
 """
 
 import math
