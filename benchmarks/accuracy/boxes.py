@@ -7,15 +7,16 @@ budget of samples, scored on held-out ones. Physics: `<loc_y1><loc_x1><loc_y2><l
 `[x1, y1, x2, y2] ` is about 13 with a tokenizer that writes a digit a token, as SmolVLM's and nano's do; a decoder step
 costs the same for each. Whether 4 tokens of 100 kinds are easier to learn than 8 digits of ten is what is measured.
 
-Then, at the smaller size and one seed: 100, 300 and 1000 bins, and the order of a box's four tokens. One run is one
-process on one thread; a finished run is not done again, an interrupted one goes on from its newest checkpoint, and the
-command says so.
+Then, at the smaller size: location tokens without their ordered start, every seed; and, one seed, 100, 300 and 1000
+bins, and the order of a box's four tokens. One run is one process on one thread; a finished run is not done again, an
+interrupted one goes on from its newest checkpoint, and the command says so.
 """
 
 import argparse
 import dataclasses
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -26,8 +27,8 @@ import torch
 
 from benchmarks.efficiency.common import ROOT, at_least
 
-from .boxes_report import FORMATS, RESULTS, cells_of, findings, percent, score_of, write
-from .boxes_run import Plan, held_out, latency, load, stopped_at
+from .boxes_report import FORMATS, RESULTS, percent, report_of, score_of, write
+from .boxes_run import Plan, held_out, load, stopped_at
 
 BINS = (300, 1000)  # beside the 100 of the twelve runs
 
@@ -47,16 +48,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def plans_of(args) -> tuple[list[Plan], list[Plan]]:
-    """(the runs of the comparison, the runs of bins and order), smaller size and first seed first."""
+def plans_of(args) -> dict[str, list[Plan]]:
+    """The "runs" of the comparison, those of "bins_and_order", and the "starts" without waves; small ones first."""
     small, large = ("toy", "toy") if args.tiny else ("small", "large")
     shared = {"samples": args.samples, "scenes": args.scenes, "batch_size": 4 if args.tiny else 32}
-    sizes = dict.fromkeys((small, large))
-    main = [
-        Plan(size, name, seed, **shared) for size in sizes for seed in range(args.seeds) for name in reversed(FORMATS)
-    ]
-    others = [Plan(small, bins=bins, **shared) for bins in BINS] + [Plan(small, order="column-row", **shared)]
-    return main, others
+    sizes, seeds = dict.fromkeys((small, large)), range(args.seeds)
+    return {
+        "runs": [Plan(size, name, seed, **shared) for size in sizes for seed in seeds for name in reversed(FORMATS)],
+        "bins_and_order": [
+            *(Plan(small, bins=bins, **shared) for bins in BINS),
+            Plan(small, order="column-row", **shared),
+        ],
+        "starts": [Plan(small, seed=seed, waves=False, **shared) for seed in seeds],
+    }
 
 
 def run_apart(plan: Plan, work: Path) -> dict:
@@ -84,6 +88,29 @@ def run_apart(plan: Plan, work: Path) -> dict:
     return result
 
 
+def latency(sides: dict[str, tuple], images, repeats: int, max_new_tokens: int) -> dict[str, dict]:
+    """Milliseconds of `dense_caption` for one image, greedy, of each (model, processor), in turn on the same images."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    regions = dict.fromkeys(sides, 0)
+    for number, image in enumerate(images[: repeats + 2]):
+        for name, (model, processor) in sides.items():
+            began = time.perf_counter()
+            (found,) = model.dense_caption([image], processor=processor, do_sample=False, max_new_tokens=max_new_tokens)
+            if number >= 2:  # the first two warm up
+                times[name].append((time.perf_counter() - began) * 1000)
+                regions[name] += len(found["boxes"])
+    return {
+        name: {
+            "ms": statistics.median(taken),
+            "quartiles": statistics.quantiles(taken, n=4)[::2],
+            "images": len(taken),
+            "regions_an_image": regions[name] / len(taken),
+            "ms_a_region": sum(taken) / max(1, regions[name]),
+        }
+        for name, taken in times.items()
+    }
+
+
 def time_formats(plans: list[Plan], done: set[str], work: Path, repeats: int) -> dict[str, dict]:
     """{size: {format: latency}} of the first seed's models, the two formats in turn, when all runs are over."""
     timed = {}
@@ -102,23 +129,24 @@ def main(arguments: list[str] | None = None) -> int:
     args = build_parser().parse_args(arguments)
     torch.set_num_threads(1)
     args.work = args.work.absolute()
-    main_plans, other_plans = plans_of(args)
-    plans = [*main_plans, *other_plans]
+    parts = plans_of(args)
+    plans = [plan for part in parts.values() for plan in part]
     command = " ".join(["python -m benchmarks.accuracy.boxes", *_shown(arguments)])
     found: dict[str, dict] = {}
     with ThreadPoolExecutor(args.jobs) as pool:
         for result in pool.map(lambda plan: run_apart(plan, args.work), plans):
             found[result["run"]] = result
-            write(args, main_plans, _of(main_plans, found), _of(other_plans, found), {}, command)
+            write(report_of(args, parts["runs"], _of(parts, found), {}, command), args.out)
     done = {name for name, result in found.items() if "error" not in result}
-    timed = time_formats(main_plans, done, args.work, args.timed)
-    write(args, main_plans, _of(main_plans, found), _of(other_plans, found), timed, command)
-    print(json.dumps({"benchmark": "boxes", "runs": len(done), "findings": findings(cells_of(_of(main_plans, found)))}))
+    timed = time_formats(parts["runs"], done, args.work, args.timed)
+    report = report_of(args, parts["runs"], _of(parts, found), timed, command)
+    write(report, args.out)
+    print(json.dumps({"benchmark": "boxes", "runs": len(done), "findings": report["findings"]}))
     return int(len(done) < len(plans))
 
 
-def _of(plans: list[Plan], found: dict[str, dict]) -> list[dict]:
-    return [found[plan.name] for plan in plans if plan.name in found]
+def _of(parts: dict[str, list[Plan]], found: dict[str, dict]) -> dict[str, list[dict]]:
+    return {part: [found[plan.name] for plan in plans if plan.name in found] for part, plans in parts.items()}
 
 
 def _shown(arguments: list[str]) -> list[str]:

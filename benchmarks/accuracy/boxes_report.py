@@ -1,5 +1,9 @@
-"""Tables, plot and findings of `boxes.py`, whichever way the comparison came out."""
+"""Tables, plot and findings of `boxes.py`, whichever way the comparison came out.
 
+boxes.md is a function of boxes.json alone (`markdown_of`).
+"""
+
+import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -83,27 +87,73 @@ def variants_table(results: list[dict]) -> str:
     return markdown(["location tokens", "mAP (%)", "boxes alone", "F1 (%)", "IoU of what is right", "parameters"], rows)
 
 
+def difference(one: list[dict], other: list[dict], names: tuple[str, str]) -> str:
+    """One side's mAP less the other's, as a clause: the mean, each seed's gain, and the verdict.
+
+    The rule: with n seeds, a mean gain of less than twice the standard deviation of the n gains is within the spread of
+    seeds, even where all n have one sign. With n = 1 there is no spread, and nothing is shown.
+    """
+    by_seed = [{r["seed"]: percent(score_of(r)) for r in side} for side in (one, other)]
+    gains = [by_seed[0][seed] - by_seed[1][seed] for seed in by_seed[0] if seed in by_seed[1]]
+    if not gains:
+        return "no seed has both"
+    mean, n = statistics.mean(gains), len(gains)
+    if n == 1:
+        verdict = "one seed has no spread: nothing is shown"
+    elif not (all(gain > 0 for gain in gains) or all(gain < 0 for gain in gains)):
+        verdict = "the seeds disagree: no difference is shown"
+    else:
+        deviation = statistics.stdev(gains)
+        verdict = f"with every seed {names[0] if mean > 0 else names[1]} better, "
+        within = abs(mean) < 2 * deviation
+        verdict += "but the gain is within the spread of seeds, less" if within else "by more"
+        verdict += f" than twice the standard deviation of the gains ({deviation:.2f}, n = {n})"
+    each = ", ".join(f"{gain:+.2f}" for gain in gains)
+    return f"{mean:+.2f} points of mAP ({each}); {verdict}"
+
+
 def findings(cells) -> list[str]:
-    """What the comparison says, whichever way it came out: one sentence for each size."""
-    sentences = []
-    for size in dict.fromkeys(size for size, _ in cells):
-        sides = [cells.get((size, name)) for name in ("location_tokens", "plain_text")]
-        if not all(sides):
-            continue
-        by_seed = [{r["seed"]: percent(score_of(r)) for r in side} for side in sides]
-        gains = [by_seed[0][seed] - by_seed[1][seed] for seed in by_seed[0] if seed in by_seed[1]]
-        if not gains:
-            continue
-        mean = statistics.mean(gains)
-        if all(gain > 0 for gain in gains):
-            verdict = "location tokens are better with every seed, as the paper finds"
-        elif all(gain < 0 for gain in gains):
-            verdict = "plain text is better with every seed, against what the paper finds"
-        else:
-            verdict = "the seeds disagree: no difference is shown"
-        each = ", ".join(f"{gain:+.2f}" for gain in gains)
-        sentences.append(f"{size}: location tokens minus plain text {mean:+.2f} points of mAP ({each}); {verdict}.")
-    return sentences
+    """What the comparison says, by the rule of `difference`, whichever way it came out: a sentence for each size."""
+    sides = {size: [cells.get((size, name)) for name in ("location_tokens", "plain_text")] for size, _ in cells}
+    names = ("location tokens are", "plain text is")
+    return [
+        f"{size}: location tokens minus plain text {difference(*both, names)}."
+        for size, both in sides.items()
+        if all(both)
+    ]
+
+
+def starts_part(cells, starts: list[dict]) -> list[str]:
+    """The table of location tokens with and without their waves, beside plain text, and what it says."""
+    ((size, name), bare), *_ = cells_of(starts).items()
+    text_side, waved = cells.get((size, "plain_text"), []), cells.get((size, name), [])
+    rows = [("plain text", "drawn", text_side), ("location tokens", "drawn, plus waves of the bin", waved)]
+    table = [
+        [
+            boxes_as,
+            start,
+            spread([percent(score_of(r)) for r in results]),
+            ", ".join(f"{percent(score_of(r)):.2f}" for r in results),
+            spread([percent(r["localisation_map"]) for r in results]),
+            spread([percent(r["f1_50"]) for r in results]),
+        ]
+        for boxes_as, start, results in (*rows, ("location tokens", "drawn", bare))
+        if results
+    ]
+    said = []
+    if text_side:
+        names = ("location tokens are", "plain text is")
+        said.append(f"{size}: location tokens without waves minus plain text {difference(bare, text_side, names)}.")
+    if waved:
+        names = ("location tokens with waves are", "those without are")
+        said.append(f"{size}: location tokens with waves minus those without {difference(waved, bare, names)}.")
+    text = (
+        "In the runs above, location tokens start as any new token does plus sines and cosines of their bin, so that "
+        "near bins are alike from the first step on; digits have no such start. Here the same runs of the smaller size "
+        "without the waves: nothing but drawn numbers, as every other token has."
+    )
+    header = ["boxes as", "start of their tokens", "mAP (%)", "each seed", "boxes alone", "F1 at IoU 0.5 (%)"]
+    return [f"## Without the ordered start\n\n{text}", markdown(header, table), "\n".join(said)]
 
 
 def draw(cells, variants: list[dict], path: Path) -> Path | None:
@@ -146,56 +196,98 @@ def _millions(cells, size: str) -> str:
     return f"{found[0]['parameters'] / 1e6:.1f}M"
 
 
-def write(args, plans: list[Plan], results: list[dict], others: list[dict], timed: dict, command: str) -> Path:
-    """boxes.json, boxes.md and boxes.png of what there is; whole files only."""
-    where, cells = hardware("cpu") | {"threads": 1}, cells_of(results)
-    base = [r for r in results if "error" not in r and r["size"] == plans[0].size and r["seed"] == 0]
-    variants = [r for r in base if r["box_format"] == "location_tokens"] + [r for r in others if "error" not in r]
-    failed = [f"- {r['run']}: {r['error']}" for r in [*results, *others] if "error" in r]
-    meteor = next((("METEOR 1.5" if "METEOR 1.5" in r["map"] else next(iter(r["map"]))) for r in base), "none")
-    plan = plans[0]
-    setting = (
-        f"Every run: from nothing, {plan.samples} images, each seen once, of {TILE} x {TILE} pixels in patches of "
-        f"{PATCH}, one to {plan.max_objects} objects of {len(CLASSES)} classes; dense captions alone, with a second "
-        f"loss that names what lies at each visual token and knows no boxes; batches of {plan.batch_size}, Muon and "
-        f"AdamW with a cosine schedule, float32, one thread. Scored on {plan.scenes} held-out scenes; mAP by Section "
-        f"5.2's protocol in the clean mode unless it says otherwise, captions by {meteor}; a region's score is the "
-        "geometric mean of its tokens' probabilities. The spread is the standard deviation over seeds, which draw "
-        "weights and scenes anew."
+def setting_of(plan: dict, meteor: str) -> str:
+    """What all runs have in common, and what they do not show."""
+    steps = max(1, plan["samples"] // plan["batch_size"])
+    return (
+        f"Every run: from nothing, {plan['samples']} images, each seen once, of {TILE} x {TILE} pixels in patches of "
+        f"{PATCH}, one to {plan['max_objects']} objects of {len(CLASSES)} classes; dense captions alone, with a second "
+        f"loss that names what lies at each visual token and knows no boxes; {steps} optimizer steps, in batches of "
+        f"{plan['batch_size']}, Muon and AdamW with a cosine schedule, float32, one thread. No run was near the end of "
+        "its learning: what is compared is how fast each learns under a small, equal budget, not where it would end. "
+        "Both formulations start from the same weights, but these favour one: to what is drawn, location tokens have "
+        "sines and cosines of their bin added, as argus-nano's, an order that the digits of plain text are not given "
+        f"(without it: a table below). Scored on {plan['scenes']} held-out scenes; mAP by Section 5.2's protocol "
+        f"in the clean mode unless it says otherwise, captions by {meteor}; a region's score is the geometric mean of "
+        "its tokens' probabilities. The spread is the standard deviation over seeds, which draw weights and scenes "
+        "anew."
+    )
+
+
+def variants_part(variants: list[dict]) -> list[str]:
+    """The table of bins and order under what may not be read from it."""
+    note = "The smaller size, ONE seed: differences of less than the spread above are none."
+    bins = sorted({r["bins"] for r in variants})
+    if len(bins) > 1:
+        # Four tokens a region, of which a scene has (1 + max_objects) / 2 on average.
+        tokens = variants[0]["samples"] * 2 * (1 + variants[0]["max_objects"])
+        few, many = bins[0], bins[-1]
+        note += (
+            " These too show how fast is learnt in the budget above, not where it would end: on average a location "
+            f"token is seen about {tokens / few:,.0f} times with {few} bins and {tokens / many:,.0f} times with "
+            f"{many}, and one that is rarely seen is hardly learned in it."
+        )
+    return [f"## Bins and order\n\n{note}", variants_table(variants)]
+
+
+def report_of(args, plans: list[Plan], found: dict[str, list[dict]], timed: dict, command: str) -> dict:
+    """boxes.json of what there is. found: results of "runs" (of `plans`), "bins_and_order" and "starts"."""
+    return {
+        "benchmark": "boxes",
+        "command": command,
+        "tiny": args.tiny,
+        "measured_with": hardware("cpu") | {"threads": 1},
+        "plan": dataclasses.asdict(plans[0]),
+        "planned": len(plans),
+        "paper": {f"{m}, {n}": v for (m, n), v in PAPER.items()},
+        "findings": findings(cells_of(found["runs"])),
+        "latency": timed,
+        **found,
+    }
+
+
+def variants_of(report: dict) -> list[dict]:
+    """The runs that bins and order are told by: the comparison's own of the same size and seed, then the others."""
+    plan = report["plan"]
+    same = {"size": plan["size"], "seed": 0, "box_format": "location_tokens"}
+    base = [r for r in report["runs"] if same.items() <= r.items()]
+    return [r for r in (*base, *report["bins_and_order"]) if "error" not in r]
+
+
+def markdown_of(report: dict) -> str:
+    """boxes.md, from what boxes.json holds."""
+    cells, timed, where = cells_of(report["runs"]), report["latency"], report["measured_with"]
+    everything = [*report["runs"], *report["bins_and_order"], *report["starts"]]
+    failed = [f"- {r['run']}: {r['error']}" for r in everything if "error" in r]
+    meteor = next(
+        ("METEOR 1.5" if "METEOR 1.5" in r["map"] else next(iter(r["map"])) for r in everything if "map" in r), "none"
     )
     paper = [[model, FORMATS[name], f"{value:.2f}"] for (model, name), value in PAPER.items()]
     parts = ["# Location tokens against plain text (Table 4 at our scale)"]
-    parts += ["A toy size: this run shows that the script works; its numbers mean nothing."] if args.tiny else []
-    parts += [setting, f"`{command}`"]
+    parts += ["A toy size: this run shows that the script works; its numbers mean nothing."] if report["tiny"] else []
+    parts += [setting_of(report["plan"], meteor), f"`{report['command']}`"]
     parts += ["Measured with: " + ", ".join(f"{k} {v}" for k, v in where.items() if v is not None) + "."]
-    sentences = findings(cells)
     if cells:
-        done = f"{sum(len(found) for found in cells.values())} of {len(plans)} runs."
-        parts += [f"## Two sizes, two formulations\n\n{done}", comparison_table(cells, timed), "\n".join(sentences)]
+        done = f"{sum(len(found) for found in cells.values())} of {report['planned']} runs."
+        parts += [f"## Two sizes, two formulations\n\n{done}", comparison_table(cells, timed)]
+        parts += ["\n".join(report["findings"])]
         parts += ["ms: median of one image at a time, of the first seed's models in turn." if timed else ""]
+    if any("error" not in r for r in report["starts"]):
+        parts += starts_part(cells, report["starts"])
     parts += ["## What the paper has\n\nThe paper's values, on Visual Genome; not comparable with those above."]
     parts += [markdown(["model", "boxes as", "mAP (%), the paper's"], paper)]
-    if variants:
-        parts += [
-            "## Bins and order\n\nThe smaller size, ONE seed: differences of less than the spread above are none."
-        ]
-        parts += [variants_table(variants)]
+    if variants := variants_of(report):
+        parts += variants_part(variants)
     parts += ["## Failed\n\n" + "\n".join(failed)] if failed else []
-    report = {
-        "benchmark": "boxes",
-        "command": command,
-        **where,
-        "paper": {f"{m}, {n}": v for (m, n), v in PAPER.items()},
-    }
-    report |= {"findings": sentences, "latency": timed, "runs": results, "bins_and_order": others}
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("boxes.json", json.dumps(report, indent=1)),
-        ("boxes.md", "\n\n".join(part for part in parts if part)),
-    ):
-        work = args.out / f".{name}.tmp"
-        work.write_text(text + "\n", encoding="utf-8")
-        work.replace(args.out / name)
-    if cells:
-        draw(cells, variants, args.out / "boxes.png")
-    return args.out / "boxes.md"
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write(report: dict, out: Path) -> None:
+    """boxes.json, boxes.md and boxes.png in `out`; whole files only."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in (("boxes.json", json.dumps(report, indent=1) + "\n"), ("boxes.md", markdown_of(report))):
+        work = out / f".{name}.tmp"
+        work.write_text(text, encoding="utf-8")
+        work.replace(out / name)
+    if cells := cells_of(report["runs"]):
+        draw(cells, variants_of(report), out / "boxes.png")

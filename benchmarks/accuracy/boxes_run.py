@@ -1,15 +1,15 @@
 """One run of the comparison in `boxes.py`: train a small model from nothing on rendered scenes, then score it.
 
-Everything but the plan's own fields is the same in all runs: data, budget in samples, optimizer, schedule. A run that
-was interrupted goes on from its newest checkpoint; its result is one JSON file, written last.
+Everything but the plan's own fields is the same in all runs: data, budget in samples, optimizer, schedule. One thing
+comes with the format: location tokens start as waves of their bin (`build_nano`), an order that digits are not given;
+`waves=False` takes it away. A run that was interrupted goes on from its newest checkpoint; its result is one JSON file,
+written last.
 """
 
 import contextlib
 import dataclasses
 import json
-import statistics
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,10 @@ from argus_tools.evaluate.meteor import open_meteor, why_no_jar
 from argus_tools.evaluate.models import ArgusAnswerer
 from argus_tools.evaluate.scenes import region_scores
 from argus_tools.scenes import SHAPES, Scene, render_scene, with_article
+from argus_tools.train import nano
 from argus_tools.train.config import TrainConfig, parse_config
 from argus_tools.train.run import run_config
+from argus_tools.train.training_model import ArgusForTraining
 from processing_argus import ArgusProcessor
 from processing_argus.locations_argus import LocationVocabulary, Region
 
@@ -59,7 +61,8 @@ SIZES = {
 class Plan:
     """One run. `order`: of a box's location tokens, "row-column" (y1 x1 y2 x2, as the product) or "column-row".
 
-    samples: images with their dense captions, each seen once; scenes: held-out ones to score on.
+    samples: images with their dense captions, each seen once; scenes: held-out ones to score on. waves: whether a
+    location token starts with sines and cosines of its bin added, as the product's, or as any other new token does.
     """
 
     size: str
@@ -71,6 +74,7 @@ class Plan:
     batch_size: int = 32
     max_objects: int = 3
     scenes: int = 300
+    waves: bool = True
 
     @property
     def max_new_tokens(self) -> int:
@@ -81,6 +85,7 @@ class Plan:
     def name(self) -> str:
         """A file name: what differs between runs."""
         extra = "" if self.order == "row-column" else f"-{self.order}"
+        extra += "" if self.waves else "-no-waves"
         return f"{self.size}-{self.box_format.replace('_', '-')}-{self.bins}{extra}-seed{self.seed}"
 
 
@@ -160,6 +165,30 @@ def order_of(plan: Plan) -> Iterator[None]:
         ArgusProcessor.locations = kept
 
 
+@contextlib.contextmanager
+def start_of(plan: Plan) -> Iterator[None]:
+    """Within, a fresh model's location tokens start as the plan says; the product starts them with waves only."""
+    if plan.waves:
+        yield
+        return
+    kept = nano.build_nano
+
+    def without_waves(tokenizer, config, seed):
+        model = kept(tokenizer, config, seed)
+        ids = [i for token, i in tokenizer.get_vocab().items() if token.startswith("<loc_")]
+        torch.manual_seed(seed)  # as `build_nano` draws them, before it adds the waves
+        drawn = ArgusForTraining(model.config).get_input_embeddings().weight
+        with torch.no_grad():
+            model.get_input_embeddings().weight[ids] = drawn[ids]
+        return model
+
+    nano.build_nano = without_waves
+    try:
+        yield
+    finally:
+        nano.build_nano = kept
+
+
 def held_out(plan: Plan) -> list[Scene]:
     """The scenes that every run is scored on."""
     options = {"height": TILE, "width": TILE, "max_objects": plan.max_objects, "classes": CLASSES}
@@ -174,10 +203,11 @@ def run_one(plan: Plan, folder: Path, progress: bool = False) -> dict:
     file, given = folder / "result.json", dataclasses.asdict(plan)
     if file.is_file():
         result = json.loads(file.read_text(encoding="utf-8"))
-        if any(result.get(name) != value for name, value in given.items()):
+        # A field that is younger than the result had its default then.
+        if any(result.get(name, getattr(Plan, name, None)) != value for name, value in given.items()):
             raise ValueError(f"{folder} holds the result of another plan: give another --work folder.")
         return result
-    with order_of(plan):
+    with order_of(plan), start_of(plan):
         model_folder = run_config(config_of(plan, folder / "training"), progress=progress)
         model, processor = load(model_folder)
         log = read_log(folder / "training" / "all" / "log.jsonl")
@@ -239,29 +269,6 @@ def tokens_of(processor, scenes, truth) -> dict:
             ids = tokenizer(vocabulary.encode_box(box, scene.size), add_special_tokens=False)["input_ids"]
             boxes, regions = boxes + len(ids), regions + 1
     return {"region": whole / regions, "box": boxes / regions}
-
-
-def latency(sides: dict[str, tuple], images, repeats: int, max_new_tokens: int) -> dict[str, dict]:
-    """Milliseconds of `dense_caption` for one image, greedy, of each (model, processor), in turn on the same images."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    regions = dict.fromkeys(sides, 0)
-    for number, image in enumerate(images[: repeats + 2]):
-        for name, (model, processor) in sides.items():
-            began = time.perf_counter()
-            (found,) = model.dense_caption([image], processor=processor, do_sample=False, max_new_tokens=max_new_tokens)
-            if number >= 2:  # the first two warm up
-                times[name].append((time.perf_counter() - began) * 1000)
-                regions[name] += len(found["boxes"])
-    return {
-        name: {
-            "ms": statistics.median(taken),
-            "quartiles": statistics.quantiles(taken, n=4)[::2],
-            "images": len(taken),
-            "regions_an_image": regions[name] / len(taken),
-            "ms_a_region": sum(taken) / max(1, regions[name]),
-        }
-        for name, taken in times.items()
-    }
 
 
 def read_log(log: Path) -> list[dict]:
