@@ -4,7 +4,6 @@ The order is that of the names, the ids are unique, and nothing is decoded yet. 
 no image at all, ends the command; what is found damaged within becomes an item of kind "error", and a row later.
 """
 
-import contextlib
 import glob
 import os
 import re
@@ -169,11 +168,9 @@ class _Listing:
             kind = kind_of_file(path)
         except OSError:
             kind = "other"
-        if kind == "text" and lists:
-            with contextlib.suppress(CommandError):
-                yield from self.lines(path)
-                return
-        if kind in ("text", "other"):
+        if kind == "text" and lists and _is_list(path):
+            yield from self.lines(path)
+        elif kind in ("text", "other"):
             self.others[os.path.splitext(path)[1].lower()] += 1
         else:
             yield from self.file(path, kind, typed=False)
@@ -211,16 +208,7 @@ class _Listing:
 
     def lines(self, path: str) -> Iterator[Item]:
         """A text file: names a line, relative to its own folder. One that cannot be listed is a row with an error."""
-        try:
-            with open(path, encoding="utf-8-sig") as file:
-                names = [line.strip() for line in file if line.strip()]
-        except UnicodeDecodeError as error:
-            raise CommandError(f"{path} is none of {UNDERSTOOD}") from error
-        remote, folder = ("http://", "https://"), os.path.dirname(path)
-        names = [line if line.startswith(remote) else os.path.join(folder, line) for line in names]
-        if names and not any(name.startswith(remote) or os.path.lexists(name) for name in names):
-            raise CommandError(f"{path}: none of its {len(names)} lines names anything that is there, as {names[0]}")
-        for name in names:
+        for name in _listed(path):
             try:
                 yield from self.line(name, path)
             except (OSError, NoImageColumn) as error:
@@ -240,6 +228,27 @@ class _Listing:
             yield Item(shown, shown, "file", name)  # its row will say what it is
         else:
             yield from self.file(name, kind)
+
+
+def _listed(path: str) -> list[str]:
+    """The names in a text file. Raises CommandError where none of its lines is one."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            names = [line.strip() for line in file if line.strip()]
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is none of {UNDERSTOOD}") from error
+    remote, folder = ("http://", "https://"), os.path.dirname(path)
+    names = [line if line.startswith(remote) else os.path.join(folder, line) for line in names]
+    if names and not any(name.startswith(remote) or os.path.lexists(name) for name in names):
+        raise CommandError(f"{path}: none of its {len(names)} lines names anything that is there, as {names[0]}")
+    return names
+
+
+def _is_list(path: str) -> bool:
+    try:
+        return bool(_listed(path))
+    except (CommandError, OSError):
+        return False
 
 
 def _reason(error: OSError) -> str:
