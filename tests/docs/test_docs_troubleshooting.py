@@ -61,11 +61,13 @@ def test_other_libraries_raise_what_is_quoted():
     files = [
         library / name for name in ("dynamic_module_utils.py", "modeling_utils.py", "utils/hub.py", "pipelines/base.py")
     ]
-    files += [library / "modeling_flash_attention_utils.py"]
+    files += [library / "modeling_flash_attention_utils.py", library / "models/auto/image_processing_auto.py"]
     known = "\n".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
     messages = quoted("message of another library")
-    assert len(messages) == 5
+    assert len(messages) == 6
     for message in messages:
+        if message.startswith("Using a slow image processor") and transformers.__version__.startswith("5."):
+            continue  # 4.57's
         if "AutoModelForVision2Seq" not in message:
             assert message in known, f"transformers {transformers.__version__} has no {message!r}"
         elif transformers.__version__.startswith("5."):
