@@ -82,6 +82,14 @@ def whole_file(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_target(option: str, path: Path) -> None:
+    """Before hours of work: that `path`, as `option` names it, can become a file. Raises CommandError."""
+    if not path.absolute().parent.is_dir():
+        raise CommandError(f"{option} {path}: there is no folder {path.absolute().parent}")
+    if path.is_dir():
+        raise CommandError(f"{option} {path} is a folder: name a file in it")
+
+
 def json_line(fields: dict) -> str:
     """One JSON object on one line, readable where stdout is UTF-8 and escaped where it could not hold every letter."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"

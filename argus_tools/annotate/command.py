@@ -54,15 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser, positive) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """`argus annotate`. Raises CommandError, ValueError or OSError for bad input."""
-    from ..cli_support import CommandError, json_line, say
+    from ..cli_support import CommandError, check_target, json_line, say
 
     out, coco = Path(arguments.out), arguments.coco and Path(arguments.coco)
-    if coco is not None and not coco.absolute().parent.is_dir():
-        raise CommandError(f"--coco {coco}: there is no folder {coco.absolute().parent}")
-    if coco is not None and coco.suffix.lower() != ".json":
-        raise CommandError(f"--coco {coco}: name a .json file; another may be an image")
-    if coco is not None and coco.resolve().parent == out.resolve() and coco.name.startswith(OWN_FILES):
-        raise CommandError(f"--coco {coco}: that is a name of the run's own files; name another")
+    if coco is not None:
+        check_target("--coco", coco)
+        if coco.suffix.lower() != ".json":
+            raise CommandError(f"--coco {coco}: name a .json file; another may be an image")
+        if coco.resolve().parent == out.resolve() and coco.name.startswith(OWN_FILES):
+            raise CommandError(f"--coco {coco}: that is a name of the run's own files; name another")
     if not arguments.inputs:
         if coco is None:
             raise CommandError("there is no INPUT (`argus annotate --help` shows how)")

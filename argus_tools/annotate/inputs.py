@@ -4,6 +4,7 @@ The order is that of the names, the ids are unique, and nothing is decoded yet. 
 no image at all, ends the command; what is found damaged within becomes an item of kind "error", and a row later.
 """
 
+import contextlib
 import glob
 import os
 import re
@@ -47,16 +48,15 @@ def list_items(inputs: list[str], column: str | None = None, leave_out: str | No
             )
             raise CommandError(f"{typed}: no image in it ({others or 'it is empty'}). Understood are {UNDERSTOOD}")
         for item in items:
-            found.setdefault((unique := _unique(item, found)).id, unique)
+            item = _unique(item, found)
+            found.setdefault(item.id, item)
     return list(found.values())
 
 
 def _unique(item: Item, found: dict[str, Item]) -> Item:
     """The item, as NAME#2 where another file has its id: names that are not UTF-8 can be written like others."""
     unique, number = item, 1
-    while (other := found.get(unique.id)) is not None and other.place == item.place:
-        if other.kind == "url" or os.path.abspath(other.path) == os.path.abspath(item.path):
-            break
+    while (other := found.get(unique.id)) and os.path.abspath(other.path) != os.path.abspath(item.path):
         number += 1
         unique = replace(item, id=f"{item.id}#{number}")
     return unique
@@ -119,7 +119,7 @@ class _Listing:
         else:
             kind = kind_of_file(path)
             if kind == "text":
-                yield from self.lines(path)
+                yield from self.lines(path, _listed(path))
             elif kind == "other":
                 raise CommandError(f"{typed}: {path} is none of {UNDERSTOOD}")
             else:
@@ -168,8 +168,12 @@ class _Listing:
             kind = kind_of_file(path)
         except OSError:
             kind = "other"
-        if kind == "text" and lists and _is_list(path):
-            yield from self.lines(path)
+        names = []
+        if kind == "text" and lists:
+            with contextlib.suppress(CommandError, OSError):
+                names = _listed(path)
+        if names:
+            yield from self.lines(path, names)
         elif kind in ("text", "other"):
             self.others[os.path.splitext(path)[1].lower()] += 1
         else:
@@ -206,9 +210,9 @@ class _Listing:
             for row in range(table.splits[split]):
                 yield Item(f"{prefix}/{row}", prefix, "row", path, place=(split, row, columns[split]))
 
-    def lines(self, path: str) -> Iterator[Item]:
-        """A text file: names a line, relative to its own folder. One that cannot be listed is a row with an error."""
-        for name in _listed(path):
+    def lines(self, path: str, names: list[str]) -> Iterator[Item]:
+        """What a text file lists. A line that stands for nothing is a row with an error."""
+        for name in names:
             try:
                 yield from self.line(name, path)
             except (OSError, NoImageColumn) as error:
@@ -231,7 +235,7 @@ class _Listing:
 
 
 def _listed(path: str) -> list[str]:
-    """The names in a text file. Raises CommandError where none of its lines is one."""
+    """The names in a text file, one a line, relative to its own folder. CommandError where none of them is there."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             names = [line.strip() for line in file if line.strip()]
@@ -242,13 +246,6 @@ def _listed(path: str) -> list[str]:
     if names and not any(name.startswith(remote) or os.path.lexists(name) for name in names):
         raise CommandError(f"{path}: none of its {len(names)} lines names anything that is there, as {names[0]}")
     return names
-
-
-def _is_list(path: str) -> bool:
-    try:
-        return bool(_listed(path))
-    except (CommandError, OSError):
-        return False
 
 
 def _reason(error: OSError) -> str:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from ..cli_models import read_device
-from ..cli_support import CommandError, json_line, printable, quiet_transformers, say, whole_file
+from ..cli_support import CommandError, check_target, json_line, printable, quiet_transformers, say, whole_file
 
 TASKS = ("scenes", "dense-caption", "detection", "coco-captions", "nocaps", "vqav2", "gqa", "pope")
 TABLES = ("table3", "table4")
@@ -78,10 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """`argus evaluate`. Raises CommandError, ValueError or OSError for bad input."""
-    if arguments.out is not None and not Path(arguments.out).absolute().parent.is_dir():
-        raise CommandError(f"--out {arguments.out}: there is no folder {Path(arguments.out).absolute().parent}")
-    if arguments.out is not None and Path(arguments.out).is_dir():
-        raise CommandError(f"--out {arguments.out} is a folder: name a file in it")
+    if arguments.out is not None:
+        check_target("--out", Path(arguments.out))
     if arguments.task in TABLES:
         _run_table(arguments)
         return

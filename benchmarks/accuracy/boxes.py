@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.efficiency.common import ROOT, at_least
+from benchmarks.efficiency.common import ROOT, at_least, command_line
 
 from .boxes_report import FORMATS, RESULTS, percent, report_of, score_of, write
 from .boxes_run import Plan, held_out, load, stopped_at
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     args.work = args.work.absolute()
     parts = plans_of(args)
     plans = [plan for part in parts.values() for plan in part]
-    command = " ".join(["python -m benchmarks.accuracy.boxes", *_shown(arguments)])
+    command = command_line("benchmarks.accuracy.boxes", arguments)
     found: dict[str, dict] = {}
     with ThreadPoolExecutor(args.jobs) as pool:
         for result in pool.map(lambda plan: run_apart(plan, args.work), plans):
@@ -147,17 +147,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _of(parts: dict[str, list[Plan]], found: dict[str, dict]) -> dict[str, list[dict]]:
     return {part: [found[plan.name] for plan in plans if plan.name in found] for part, plans in parts.items()}
-
-
-def _shown(arguments: list[str]) -> list[str]:
-    """The arguments without the values of path options."""
-    shown, hide = [], False
-    for argument in arguments:
-        name = argument.split("=", 1)[0]
-        path = name in ("--work", "--out")
-        shown.append("DIR" if hide else f"{name}=DIR" if path and "=" in argument else argument)
-        hide = path and "=" not in argument
-    return shown
 
 
 if __name__ == "__main__":

@@ -25,8 +25,12 @@ PAPER = {
 
 def score_of(result: dict, mode: str = "clean") -> float:
     """Dense-captioning mAP in 0..1, by METEOR 1.5 where it ran, else by meteor-lite."""
-    maps = result["map"]
-    return maps["METEOR 1.5" if "METEOR 1.5" in maps else next(iter(maps))][mode]
+    return result["map"][meteor_of(result)][mode]
+
+
+def meteor_of(result: dict) -> str:
+    """The METEOR that the score is by."""
+    return "METEOR 1.5" if "METEOR 1.5" in result["map"] else next(iter(result["map"]))
 
 
 def percent(value: float) -> float:
@@ -204,8 +208,8 @@ def setting_of(plan: dict, meteor: str) -> str:
         f"Every run: from nothing, {plan['samples']} images, each seen once, of {TILE} x {TILE} pixels in patches of "
         f"{PATCH}, one to {plan['max_objects']} objects of {len(CLASSES)} classes; dense captions alone, with a second "
         f"loss that names what lies at each visual token and knows no boxes; {steps} optimizer steps, in batches of "
-        f"{plan['batch_size']}, Muon and AdamW with a cosine schedule, float32, one thread. No run was near the end of "
-        "its learning: what is compared is how fast each learns under a small, equal budget, not where it would end. "
+        f"{plan['batch_size']}, Muon and AdamW with a cosine schedule, float32, one thread. What is compared "
+        "is how fast each learns under a small, equal budget, not where it would end. "
         "Both formulations start from the same weights, but these favour one: to what is drawn, location tokens have "
         "sines and cosines of their bin added, as argus-nano's, an order that the digits of plain text are not given "
         f"(without it: a table below). Scored on {plan['scenes']} held-out scenes; mAP by Section 5.2's protocol "
@@ -260,9 +264,7 @@ def markdown_of(report: dict) -> str:
     cells, timed, where = cells_of(report["runs"]), report["latency"], report["measured_with"]
     everything = [*report["runs"], *report["bins_and_order"], *report["starts"]]
     failed = [f"- {r['run']}: {r['error']}" for r in everything if "error" in r]
-    meteor = next(
-        ("METEOR 1.5" if "METEOR 1.5" in r["map"] else next(iter(r["map"])) for r in everything if "map" in r), "none"
-    )
+    meteor = next((meteor_of(r) for r in everything if "map" in r), "none")
     paper = [[model, FORMATS[name], f"{value:.2f}"] for (model, name), value in PAPER.items()]
     parts = ["# Location tokens against plain text (Table 4 at our scale)"]
     parts += ["A toy size: this run shows that the script works; its numbers mean nothing."] if report["tiny"] else []

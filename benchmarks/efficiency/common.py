@@ -23,7 +23,7 @@ from .shapes import SHAPES, TINY, Shape
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-_PRIVATE = ("--out", "--images")  # options whose values are paths
+_PRIVATE = ("--out", "--images", "--work")  # options whose values are paths
 
 
 def a_device(text: str) -> str:

@@ -119,7 +119,7 @@ def run(task: str, words, seen, path, max_tiles, max_upscale, max_new_tokens, te
         try:
             if task == "converse":
                 return converse(encoded, words, **options)
-            return getattr(model, task)(encoded, *([words] if words else []), processor=processor, **options)[0]
+            return getattr(model, task)(encoded, *([] if words is None else [words]), processor=processor, **options)[0]
         finally:
             stream.end()  # whatever happened: the loop below waits for it
 
@@ -202,8 +202,10 @@ def ask(question: str, remember: bool, turns: list[str], *shared):
 @on_gpu
 @explained
 def detect(phrases: str, *shared):
-    words = checked((phrases or "").strip(" ,\n"), "Name what to look for first.")
-    yield from boxes("detect", [phrase.strip() for phrase in words.split(",") if phrase.strip()], *shared)
+    missing = "Name what to look for first."
+    listed = [phrase.strip() for phrase in checked(phrases, missing).split(",") if phrase.strip()]
+    checked(",".join(listed), missing)  # commas alone name nothing
+    yield from boxes("detect", listed, *shared)
 
 
 @on_gpu

@@ -186,6 +186,7 @@ def test_questions_about_tars_keep_keys_and_metadata(pictures, annotate, rows_in
         (["pictures", "--task", "caption", "-q", "x"], "-q belongs to --task ask, not to caption"),
         (["pictures", "--task", "caption", "--coco", "c.json"], "--coco needs boxes"),
         (["pictures", "--task", "detect", "-p", "x", "--coco", "no/c.json"], "there is no folder"),
+        (["pictures", "--task", "detect", "-p", "x", "--coco", "."], "is a folder: name a file in it"),
         (["pictures", "--task", "caption", "--shard", "2", "--num-shards", "2"], "--shard 2 is none of 2"),
         (["pictures", "--task", "caption", "--num-shards", "2"], "--num-shards needs --shard"),
         (["pictures", "--task", "caption", "--shard", "0", "--num-shards", "2", "--restart"], "--restart would remove"),

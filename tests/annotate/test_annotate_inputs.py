@@ -78,6 +78,9 @@ def test_files_whose_names_are_written_alike_have_ids_of_their_own(here):
             pytest.skip("this file system takes UTF-8 alone")
     items = list_items([".", "./"])
     assert [item.id for item in items] == [r"n-\xff.png", r"n-\xff.png#2"] and len({item.path for item in items}) == 2
+    for number, name in enumerate((b"t-\\xff.tar", b"t-\xff.tar")):  # one id, in other places of other files
+        write_tar(os.fsdecode(name), [("a.txt", b"x" * 2000 * number), ("a.png", encoded())])
+    assert [item.id for item in list_items(["t-*.tar"])] == [r"t-\xff.tar/a.png", r"t-\xff.tar/a.png#2"]
 
 
 def test_what_a_mac_hides_in_a_tar_is_no_image(here):

@@ -212,6 +212,7 @@ def test_tables_are_printed(tmp_path, capsys):
         (["scenes", "--save", "a", "--predictions", "b"], "exclude each other"),
         (["scenes", "result.json"], "files of results belong to table3 and table4 only"),
         (["scenes", "--out", "nowhere/r.json"], "there is no folder .*nowhere"),
+        (["scenes", "--out", "."], "--out . is a folder: name a file in it"),
         (["scenes", "--model", "nowhere"], "no such folder"),
         (["scenes", "--predictions", "nowhere.jsonl"], "cannot be read: No such file"),
         (["table3", "nowhere.json"], "cannot be read: No such file"),

@@ -134,7 +134,8 @@ def test_missing_input_is_asked_for(app):
     assert "image first" in refused(app.caption, None, None, *SETTINGS)
     assert "question first" in refused(app.ask, "  ", False, [], None, SCENE, *SETTINGS)
     assert "look for" in refused(app.detect, None, None, SCENE, *SETTINGS)
-    assert "look for" in refused(app.detect, " , ,", None, SCENE, *SETTINGS)
+    for commas in (" , ,", "\t,\t"):
+        assert "look for" in refused(app.detect, commas, None, SCENE, *SETTINGS)
     assert "500 characters" in refused(app.ask, "x" * 501, False, [], None, SCENE, *SETTINGS)
 
 

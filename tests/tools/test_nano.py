@@ -97,6 +97,10 @@ def agree(cells: list[str], numbers: list, where: str) -> None:
         assert abs(float(cell) - number) <= 0.5 * 10**-digits + 5e-5, f"{where}: {cell} there, {number} measured"
 
 
+def at(scores: dict, path: tuple[str, ...]):
+    return functools.reduce(lambda found, key: found[key], path, scores)
+
+
 def test_the_card_states_the_scores_that_were_measured(folder, committed):
     """Every score of the test split stands in the card's tables, each in its row; mAPs of dense captions anywhere."""
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -108,9 +112,7 @@ def test_the_card_states_the_scores_that_were_measured(folder, committed):
         assert [f"{score['accuracy']:.3f}", str(score["questions"])] in rows.values(), kind
     for name, path in ROWS.items():
         assert name in rows, f"the card has no row {name!r}"
-        found = measured
-        for key in path:
-            found = found[key]
+        found = at(measured, path)
         if path[0] == "answer":
             found = [found["accuracy"], found["questions"]]
         elif len(path) == 1:
@@ -146,17 +148,13 @@ AWAY = {
 }
 
 
-def at(committed: dict, setting: str, path: tuple[str, ...]) -> float:
-    return functools.reduce(lambda found, key: found[key], path, committed[setting]["scores"])
-
-
 def test_the_card_states_what_was_aimed_at_and_whether_it_was_reached(folder, committed):
     """In the training styles the whole aim, in the held-out one half of it; both readings of the captions' aim."""
     rows = stated((folder / "README.md").read_text(encoding="utf-8"))
     for name, (aim, path) in AIMS.items():
         expected = [str(aim)]
         for setting, bar in (("test", aim), ("unseen_style_all_kinds", aim / 2), ("unseen_style", aim / 2)):
-            value = 100 * at(committed, setting, path)
+            value = 100 * at(committed[setting]["scores"], path)
             expected += [f"{value:.1f}", "reached" if value >= bar else "missed"]
         assert rows[name] == expected, name
 
@@ -165,7 +163,7 @@ def test_the_card_states_the_scores_at_and_away_from_the_training_conditions(fol
     rows = stated((folder / "README.md").read_text(encoding="utf-8"))
     paths = [("caption", "object_recall"), ("detect", "f1_50"), ("dense_caption", "f1_50"), REFERENCE]
     for name, setting in AWAY.items():
-        number, *cells = rows[name]
-        assert int(number) == committed[setting]["scores"]["scenes"], name
-        agree(cells, [at(committed, setting, path) for path in (*paths, ("answer", "yes_no", "accuracy"))], name)
+        (number, *cells), scores = rows[name], committed[setting]["scores"]
+        assert int(number) == scores["scenes"], name
+        agree(cells, [at(scores, path) for path in (*paths, ("answer", "yes_no", "accuracy"))], name)
     assert set(AWAY.values()) | {"first_16"} == set(committed)
