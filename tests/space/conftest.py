@@ -25,7 +25,7 @@ def app(tmp_path_factory):
         yield module
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps an event loop in this thread, which other files must not meet
 def chromium():
     pytest.importorskip("playwright", reason="tests in a browser need playwright")
     if find_browser() is None:
@@ -34,7 +34,7 @@ def chromium():
         yield opened
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def url(app, chromium):
     """The page, served by this process."""
     _, address, _ = app.demo.launch(**app.options(), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
