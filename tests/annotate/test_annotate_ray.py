@@ -161,6 +161,10 @@ def test_two_actors_give_the_rows_of_the_local_engine(cluster, pictures, annotat
             super().__init__(*arguments)
 
     monkeypatch.setattr(ray_engine, "RayAnnotator", Counted)
+    import ray.data
+
+    # Both begin before either is given work: else one may have done all of it while the other still loads its model.
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "wait_for_min_actors_s", 300)
     # Whose answers an image is batched with depends on what comes first: one at a time, all numbers are the same.
     command = ["pictures", "--task", "dense-caption", "--batch-size", "1"]
     local = annotate(*command, "--out", "local")
