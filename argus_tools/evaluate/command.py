@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> dict:
-    """{"task", "model", "options", "data", "items", "scores"}: whose scores on what, and the scores."""
+    """{"task", "model", "options", "data", "parameters", "items", "scores"}: whose scores on what, and the scores."""
     benchmark = open_benchmark(arguments)
     ids = benchmark.ids()
     if arguments.predictions is not None:
@@ -143,7 +143,7 @@ def open_benchmark(arguments):
 def _predict(benchmark, arguments) -> tuple[dict, dict]:
     """(header, {id: prediction}) of every item, by the model that is named."""
     from .benchmark import predict_all
-    from .models import check_model, open_model
+    from .models import check_model, num_parameters, open_model
     from .predictions import Predictions
 
     kind, name, identity = check_model(arguments.model, arguments.trust_remote_code)
@@ -152,6 +152,7 @@ def _predict(benchmark, arguments) -> tuple[dict, dict]:
     options = {"dtype": dtype, "max_tiles": arguments.max_tiles, "max_new_tokens": arguments.max_new_tokens}
     options = {key: value for key, value in options.items() if value is not None}
     header = {"task": benchmark.name, "model": identity, "options": options, "data": benchmark.data}
+    header["parameters"] = num_parameters(arguments.model)
     if getattr(arguments, "prompt", None) and kind == "florence2" and "caption" in benchmark.needs:
         raise CommandError(f"--prompt: {identity['name']} is a Florence-2, which captions by its own <CAPTION> alone")
     predictions = Predictions(arguments.save, header)

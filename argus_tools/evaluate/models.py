@@ -12,6 +12,7 @@ processors take; `answer` may name one image several times. Everything is greedy
 """
 
 import json
+import math
 from pathlib import Path
 
 from .. import cli_models
@@ -70,6 +71,20 @@ def check_model(name: str | None, trust_remote_code: bool = False) -> tuple[str,
         return "argus", found, identity | {"box_format": _read(folder / "processor_config.json").get("box_format")}
     kind, revision = _repository(found, trust_remote_code)
     return kind, found, {"name": found, "type": kind, "revision": revision}
+
+
+def num_parameters(name: str | None) -> int | None:
+    """Numbers that the weights of `--model` hold, by their files' headers; None where they are not here to be read."""
+    from safetensors import SafetensorError, safe_open
+
+    total = 0
+    for file in cli_models.model_folder(name).glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="np") as weights:
+                total += sum(math.prod(weights.get_slice(each).get_shape()) for each in weights.keys())
+        except (SafetensorError, OSError):
+            return None  # the model's own loading says what is wrong
+    return total or None
 
 
 def open_model(kind: str, name: str, identity: dict, arguments):

@@ -28,6 +28,7 @@ KINDS = {
     "number": (_number, "a finite number"),
     "id": (lambda v: _whole(v) or isinstance(v, str), "an id (a whole number or a text)"),
     "image number": (lambda v: (_whole(v) and v >= 0) or (isinstance(v, str) and v.isdecimal()), "a whole number"),
+    "size": (lambda v: v is None or (_whole(v) and v > 0), "a whole number above 0"),
     "flag": (lambda v: _whole(v) or isinstance(v, bool), "0 or 1"),
     "corners": (lambda v: _numbers(v, 4), "the four finite numbers x1, y1, x2, y2"),
     "sides": (lambda v: _numbers(v, 4) and min(v[2:]) >= 0, "the finite numbers x, y, width, height"),

@@ -74,7 +74,7 @@ def read_results(files: list[str]) -> list[dict]:
             ok = False
         if not ok:
             raise CommandError(f"{file} is no result that `argus evaluate TASK --out` wrote")
-        check(file, result, {"task": "text", "model": {}, "scores": {}, "data?": {}})
+        check(file, result, {"task": "text", "model": {}, "scores": {}, "data?": {}, "parameters?": "size"})
         names = {path[0]: "number" for task, path, *_ in COLUMNS_3.values() if task == result["task"]}
         if result["task"] == "dense-caption":
             modes = {"reference": {"map": "number"}, "clean": {"map": "number"}}
@@ -100,7 +100,8 @@ def _table_3(results: list[dict]) -> str:
         for task, path, factor, digits in COLUMNS_3.values():
             value = _at(tasks[task]["scores"], path) if task in tasks else None
             cells.append("-" if value is None else f"{value * factor:.{digits}f}")
-        rows.append([f"**{model}**", "-", *cells, "measured"])
+        size = next(filter(None, (result.get("parameters") for result in tasks.values())), None)
+        rows.append([f"**{model}**", _short(size), *cells, "measured"])
         notes += [f"{model}, {task}: {note}" for task, result in tasks.items() for note in _notes(result)]
     measured = {result["task"] for result in results}
     notes += [rule for task, rule in RULES_3.items() if task in measured]
@@ -151,6 +152,13 @@ def _identity(model: dict) -> tuple:
     if model.get("fingerprint"):
         return None, str(model["fingerprint"])
     return str(model.get("name", "?")), str(model.get("revision"))
+
+
+def _short(parameters: int | None) -> str:
+    """3253920 -> "3.25M", 1.7 billion -> "1.7B", as the paper writes them."""
+    if not parameters:
+        return "-"
+    return f"{parameters / 1e6:.3g}M" if parameters < 999.5e6 else f"{parameters / 1e9:.2g}B"
 
 
 def _at(scores: dict, path: tuple[str, ...]):

@@ -70,6 +70,7 @@ def test_every_task_runs_saves_and_scores_again_without_a_model(task, images, tm
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads(out.read_text())
     assert printed["task"] == task and printed["model"]["name"] == "argus-nano"
+    assert printed["parameters"] == 3_253_920  # 3.25M, as its card says
     assert 0.0 <= NUMBERS[task](printed["scores"]) <= 10.0
     assert len(saved.read_text().splitlines()) == 1 + printed["items"]
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.models.smolvlm import processing_smolvlm
 
 from argus_tools.cli_support import CommandError
-from argus_tools.evaluate.models import check_model, open_model
+from argus_tools.evaluate.models import check_model, num_parameters, open_model
 from argus_tools.evaluate.other_models import CAPTION_REQUEST, FlorenceAnswerer, SmolVLMAnswerer, florence_scores
 
 PICTURES = [Image.new("RGB", (80, 60), (200, 90, 10)), Image.new("RGB", (50, 100), (10, 90, 200))]
@@ -135,6 +135,8 @@ def test_folders_are_told_apart_by_their_config(florence_folder, smolvlm_folder)
         found, name, identity = check_model(str(folder))
         assert found == kind == identity["type"] and len(identity["fingerprint"]) == 12
         model = open_model(found, name, identity, arguments())
+        held = {tensor.data_ptr(): tensor.numel() for tensor in model.model.state_dict().values()}  # a tied head once
+        assert num_parameters(str(folder)) == sum(held.values())
         assert type(model) is expected and model.name == folder.name
         assert len(model.caption(PICTURES)) == 2
         with pytest.raises(CommandError, match="--max-tiles is an option of Argus models"):

@@ -51,6 +51,15 @@ def test_table_3_puts_results_of_one_model_in_one_row():
         table("table3", [results[0], results[0]])
 
 
+@pytest.mark.parametrize(
+    "count, shown",
+    [(3_252_608, "3.25M"), (256_484_928, "256M"), (999_499_999, "999M"), (999_500_000, "1B"), (1_700_000_000, "1.7B")],
+)
+def test_table_3_says_how_large_a_measured_model_is(count, shown):
+    results = [result("gqa", {"exact_match": 0.5}), {**result("pope", {"exact_accuracy": 0.5}), "parameters": count}]
+    assert rows_of(table("table3", results))[2][:3] == ["**argus-nano**", shown, "50.0"]
+
+
 def test_table_4():
     modes = {"reference": {"map": 0.0198}, "clean": {"map": 0.021}}
     text = table("table4", [result("dense-caption", {"METEOR 1.5": modes, "meteor-lite": modes})])
@@ -114,6 +123,7 @@ def test_results_of_other_tasks_and_other_files_are_refused(tmp_path):
         (good | {"model": "nano"}, 'model is "nano", not an object'),
         (good | {"data": None}, "data is null, not an object"),
         (good | {"scores": 1}, "scores is 1, not an object"),
+        (good | {"parameters": "3M"}, 'parameters is "3M", not a whole number above 0'),
     ):
         (tmp_path / "r.json").write_text(json.dumps(bad))
         with pytest.raises(CommandError, match=message):
