@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -82,12 +82,23 @@ def whole_file(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_target(option: str, path: Path) -> None:
-    """Before hours of work: that `path`, as `option` names it, can become a file. Raises CommandError."""
+def check_target(option: str, path: Path, inputs: Iterable = ()) -> None:
+    """Before hours of work: that `path`, as `option` names it, can become a file, and would replace none of `inputs`.
+    Raises CommandError."""
     if not path.absolute().parent.is_dir():
         raise CommandError(f"{option} {path}: there is no folder {path.absolute().parent}")
     if path.is_dir():
         raise CommandError(f"{option} {path} is a folder: name a file in it")
+    if any(same_file(path, each) for each in inputs):
+        raise CommandError(f"{option} {path}: that is an input; name another file")
+
+
+def same_file(one: str | Path, other: str | Path) -> bool:
+    """Whether two names are of one file, which need not be there yet."""
+    try:
+        return Path(one).resolve() == Path(other).resolve() or os.path.samefile(one, other)
+    except (OSError, ValueError, RuntimeError):  # not there, no name of a file, a loop of links
+        return False
 
 
 def json_line(fields: dict) -> str:

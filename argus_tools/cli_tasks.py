@@ -11,7 +11,17 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from . import cli_models
-from .cli_support import CommandError, json_line, one_line, printable, progress_bar, quiet_transformers, say, whole_file
+from .cli_support import (
+    CommandError,
+    json_line,
+    one_line,
+    printable,
+    progress_bar,
+    quiet_transformers,
+    same_file,
+    say,
+    whole_file,
+)
 
 TEXT_KEYS = {"detect": "labels", "dense-caption": "captions"}
 
@@ -137,7 +147,7 @@ def drawing_paths(out: str, images: list[str]) -> list[Path]:
             raise CommandError(f"--draw {path}: {reason}; take .png or .jpg")
         if path.is_dir():
             raise CommandError(f"--draw {path}: a folder is in its place")
-        if path.exists() and any(os.path.exists(image) and path.samefile(image) for image in images):
+        if any(same_file(path, image) for image in images):
             raise CommandError(f"--draw {path}: that is an input; name another file")
     if is_folder:
         os.makedirs(out, exist_ok=True)

@@ -156,9 +156,8 @@ def _lay_out_in(fonts, boxes, texts, tails, canvas_size, least: float) -> tuple[
                 break
         left, top, right, bottom = measure.multiline_textbbox((0, 0), "\n".join(lines), font=font, spacing=padding)
         width, height = math.ceil(right - left + 2 * padding), math.ceil(bottom - top + 2 * padding)
-        place, overlap = _best_place(
-            box, (min(width, W - 1), min(height, H - 1)), canvas_size, places[: len(labels)], areas
-        )
+        size = max(1, min(width, W - 1)), max(1, min(height, H - 1))
+        place, overlap = _best_place(box, size, canvas_size, places[: len(labels)], areas)
         places[len(labels)] = place
         labels.append(Label(number, lines, place))
         covered += overlap

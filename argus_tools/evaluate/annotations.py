@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from ..cli_support import CommandError
+from .detection import category_key
 from .records import check
 
 
@@ -45,6 +46,14 @@ def read_coco(path: str | Path, key: str) -> dict:
         named = _records(path, data, "categories", kind)
         check(path, named, [{"id": "id", "name": "text"}], "categories")
         categories = {category["id"] for category in named}
+        names: dict = {}
+        for category in named:
+            other = names.setdefault(category_key(category["name"]), category)
+            if other["id"] != category["id"]:
+                raise CommandError(
+                    f"{path}: the categories {other['name']!r} (id {other['id']}) and {category['name']!r} (id "
+                    f"{category['id']}) have one name, and a model's labels are names: rename one"
+                )
     known = {image["id"] for image in images}
     for number, row in enumerate(rows):
         if row["image_id"] not in known:

@@ -79,7 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """`argus evaluate`. Raises CommandError, ValueError or OSError for bad input."""
     if arguments.out is not None:
-        check_target("--out", Path(arguments.out))
+        inputs = [*arguments.results, *(arguments.questions or ())]
+        inputs += [getattr(arguments, name) for name in ("annotations", "splits", "save", "predictions")]
+        check_target("--out", Path(arguments.out), filter(None, inputs))
     if arguments.task in TABLES:
         _run_table(arguments)
         return

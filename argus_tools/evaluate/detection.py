@@ -28,12 +28,12 @@ def score(dataset: dict, predictions: dict) -> dict:
     except ImportError as error:
         raise CommandError("detection is scored by pycocotools: pip install pycocotools") from error
     images = [image["id"] for image in dataset["images"]]
-    categories = {category["name"].lower(): category["id"] for category in dataset["categories"]}
+    categories = {category_key(category["name"]): category["id"] for category in dataset["categories"]}
     detected, dropped = [], 0
     for image in images:
         found = predictions[image]
         for (x1, y1, x2, y2), label, confidence in zip(found["boxes"], found["labels"], found["scores"]):
-            category = categories.get(" ".join(label.lower().split()))
+            category = categories.get(category_key(label))
             if category is None:
                 dropped += 1
                 continue
@@ -59,3 +59,8 @@ def score(dataset: dict, predictions: dict) -> dict:
         evaluation.summarize()
     numbers = {name: None if value < 0 else float(value) for name, value in zip(NAMES, evaluation.stats)}
     return {**numbers, "images": len(images), "detections": len(detected), "labels_that_are_no_category": dropped}
+
+
+def category_key(name: str) -> str:
+    """What is compared of a category's name and a label: neither case nor spacing."""
+    return " ".join(name.lower().split())

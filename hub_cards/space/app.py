@@ -108,6 +108,8 @@ def run(task: str, words, seen, path, max_tiles, max_upscale, max_new_tokens, te
         words: nothing, phrases or the turns of a talk.
         others: the session's image, the path of the one to look at, and the settings as the page has them.
     """
+    if None in (max_tiles, max_upscale, max_new_tokens, temperature, top_p):
+        raise gr.Error("A number under 'Tiles and decoding' is missing.", print_exception=False)
     stream, text, before = Stream(), "", seen
     seen = look(before, path, max_tiles, max_upscale)
     kept = seen is before
@@ -169,7 +171,8 @@ def explained(function):
         except torch.OutOfMemoryError as error:
             raise gr.Error("Not enough memory: take fewer tiles.", print_exception=False) from error
         except (ValueError, TypeError) as error:  # the model's own words on bad input
-            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+            words = str(error).replace("images[0]", "The image")
+            raise gr.Error(html.escape(words), print_exception=False) from error
         except Exception as error:
             logging.exception("unforeseen")
             raise gr.Error("Something went wrong here; it has been logged.", print_exception=False) from error

@@ -222,6 +222,12 @@ FIRST_REGION = (0, "regions", 0)
             r"annotations\[0\] is of category 99, which is not",
         ),
         (_instances, COCO, _set("categories", 0, "name", None), r"categories\[0\]\.name is null, not a text"),
+        (
+            _instances,
+            COCO,
+            _set("categories", 1, "name", "CAT "),
+            r"the categories 'cat' \(id 17\) and 'CAT ' \(id 18\) have one name",
+        ),
         (_instances, COCO, _set("images", 0, "id", {}), r"images\[0\]\.id is {}, not an id"),
         (annotations.read_captions, CAPTIONS, _set("annotations", 0, "caption", None), r"\[0\]\.caption is null"),
         (annotations.read_captions, CAPTIONS, _set("annotations", []), "holds no captions"),

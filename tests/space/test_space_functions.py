@@ -137,6 +137,9 @@ def test_missing_input_is_asked_for(app):
     for commas in (" , ,", "\t,\t"):
         assert "look for" in refused(app.detect, commas, None, SCENE, *SETTINGS)
     assert "500 characters" in refused(app.ask, "x" * 501, False, [], None, SCENE, *SETTINGS)
+    for place in range(len(SETTINGS)):  # a slider's number was deleted
+        settings = [None if place == i else value for i, value in enumerate(SETTINGS)]
+        assert "number" in refused(app.caption, None, SCENE, *settings)
 
 
 def test_files_that_are_no_images_are_refused_without_their_path(app, tmp_path):
@@ -146,6 +149,7 @@ def test_files_that_are_no_images_are_refused_without_their_path(app, tmp_path):
         message = refused(app.caption, None, str(tmp_path / name), *SETTINGS)
         assert "\n" not in message and str(tmp_path) not in message and "Traceback" not in message
     assert "not an image" in refused(app.caption, None, str(tmp_path / "a.png"), *SETTINGS)
+    assert refused(app.caption, None, str(tmp_path / "d.png"), *SETTINGS).startswith("The image could not be decoded")
 
 
 def test_too_many_pixels_are_refused_from_the_header(app, tmp_path, monkeypatch):

@@ -194,6 +194,12 @@ def test_labels_stay_inside_the_image(size, box):
     assert 0 <= x1 < x2 <= size[0] - 1 and 0 <= y1 < y2 <= size[1] - 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [(1, 8000), (8000, 1), (1, 1), (4, 5000)])
+def test_threads_of_pixels_are_drawn_without_a_word(size):
+    assert draw_regions(Image.new("RGB", size), [(0, 0, *size)] * 2, ["a cat", "a dog"], [0.5, 1.0]).mode == "RGB"
+
+
 def test_a_label_apart_from_its_box_is_tied_to_it():
     image, color = gray(800, 600), caption_color("a dog")
     label = drawing.Label(0, ["a dog"], (500.0, 400.0, 560.0, 420.0))
