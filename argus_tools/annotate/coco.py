@@ -38,7 +38,7 @@ def write_coco(folder: Path, task: str, out: Path) -> dict:
     check_task(task)
     column, parts = TEXT_COLUMNS[task], part_files(folder)
     sizes, names, left_out = {}, set(), 0
-    for row in (row for part in parts for row in rows_of(part)):
+    for row in (row for part in parts for row in rows_of(part, task)):
         if row["error"] is not None:
             left_out += 1
             continue
@@ -58,7 +58,7 @@ def write_coco(folder: Path, task: str, out: Path) -> dict:
         for name, number in categories.items():
             file.write((",\n" if number > 1 else "\n") + json.dumps({"id": number, "name": name}, ensure_ascii=False))
         file.write('],\n"annotations": [')
-        for row in (row for part in parts for row in rows_of(part)):
+        for row in (row for part in parts for row in rows_of(part, task)):
             for box, text, score in zip(row["boxes"] or (), row[column] or (), row["scores"] or ()):
                 count += 1
                 annotation = {

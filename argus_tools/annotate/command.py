@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 
 OWN_FILES = ("manifest", "summary-", "annotations-", "journal-")  # what the files of a run begin with
+KINDS_SHOWN = 5  # of files that were passed by
+NAMES_NOTHING = "names nothing: give a name, or see whether a variable of the shell is empty"
 TASKS = ("caption", "ask", "detect", "dense-caption")
 DESCRIPTION = """\
 Run a task on thousands of images and keep one row for each. The same command goes on where it was stopped or killed;
@@ -56,6 +58,9 @@ def run(arguments: argparse.Namespace) -> None:
     """`argus annotate`. Raises CommandError, ValueError or OSError for bad input."""
     from ..cli_support import CommandError, check_target, json_line, say
 
+    for option, name in (("--out", arguments.out), ("--coco", arguments.coco)):
+        if name is not None and not name.strip():
+            raise CommandError(f"{option} {name!r} {NAMES_NOTHING}")
     out, coco = Path(arguments.out), arguments.coco and Path(arguments.coco)
     if coco is not None:
         check_target("--coco", coco)
@@ -159,6 +164,8 @@ def _coco(out: Path, coco: Path) -> dict:
 
 
 def _lines(result: dict) -> list[str]:
+    from ..cli_support import printable
+
     lines = []
     if "images" in result:
         rate = f", {result['new'] / result['seconds']:.1f} images/s" if result["new"] and result["seconds"] else ""
@@ -166,6 +173,10 @@ def _lines(result: dict) -> list[str]:
             f"{result['images']} images: {result['images'] - result['failed']} annotated, {result['failed']} failed; "
             f"{result['new']} of them now ({result['seconds']:.1f} s{rate})"
         )
+        if passed_by := list(result["passed_by"].items()):
+            kinds = [f"{count} {printable(suffix) or 'without suffix'}" for suffix, count in passed_by[:KINDS_SHOWN]]
+            kinds += [f"{sum(count for _, count in passed_by[KINDS_SHOWN:])} others"] * (len(passed_by) > KINDS_SHOWN)
+            lines.append(f"passed by, as no image was found in them: {', '.join(kinds)}")
         lines.append(f"written: {result['out']} ({result['files']} file{'' if result['files'] == 1 else 's'})")
     if coco := result.get("coco"):
         left_out = f", {coco['left_out']} unreadable left out" if coco["left_out"] else ""

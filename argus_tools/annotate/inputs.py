@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ..cli_support import CommandError, one_line
+from .command import NAMES_NOTHING
 from .items import Item, has_image_suffix, kind_of_file, shown_name
 from .shards import is_part
 from .tables import NoImageColumn, image_column, is_dataset_folder, open_table
@@ -22,15 +23,20 @@ UNDERSTOOD = (
     "image files, folders, WebDataset tars, Parquet files with a column of images, folders of `datasets` "
     "(save_to_disk), text files with one of these or a URL a line, http(s) URLs, and globs and {000..099} of names"
 )
+DRAWINGS = (".svg", ".eps")  # text by their content, and pictures to whoever has them
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
 
-def list_items(inputs: list[str], column: str | None = None, leave_out: str | None = None) -> list[Item]:
+def list_items(
+    inputs: list[str], column: str | None = None, leave_out: str | None = None, passed_by: Counter | None = None
+) -> list[Item]:
     """All images of these inputs, each once.
 
     Args:
         column: the column of tables that holds images; None finds it.
         leave_out: a folder that is not looked into, wherever it is: the one that is written.
+        passed_by: gets the number of files, by suffix, in which no image was found though nobody said that there is
+            none: not of text, empty and hidden files, nor of what `argus annotate` wrote.
 
     Raises:
         CommandError: an input that is not there, is of no kind that is understood, or holds no image.
@@ -38,6 +44,8 @@ def list_items(inputs: list[str], column: str | None = None, leave_out: str | No
     listing = _Listing(column, None if leave_out is None else os.path.realpath(leave_out))
     found: dict[str, Item] = {}
     for typed in inputs:
+        if not typed.strip() and not os.path.lexists(typed):
+            raise CommandError(f"INPUT {typed!r} {NAMES_NOTHING}")
         listing.others.clear()
         items = [item for name in expand(typed) for item in listing.named(name, typed)]
         if not items:
@@ -50,16 +58,22 @@ def list_items(inputs: list[str], column: str | None = None, leave_out: str | No
         for item in items:
             item = _unique(item, found)
             found.setdefault(item.id, item)
+    if passed_by is not None:
+        passed_by.update(listing.passed_by.values())
     return list(found.values())
 
 
 def _unique(item: Item, found: dict[str, Item]) -> Item:
-    """The item, as NAME#2 where another file has its id: names that are not UTF-8 can be written like others."""
+    """The item, as NAME#2 where another image has its id: names that are not UTF-8 can be written like others."""
     unique, number = item, 1
-    while (other := found.get(unique.id)) and os.path.abspath(other.path) != os.path.abspath(item.path):
+    while (other := found.get(unique.id)) and not _same_image(other, item):
         number += 1
         unique = replace(item, id=f"{item.id}#{number}")
     return unique
+
+
+def _same_image(one: Item, other: Item) -> bool:
+    return one.place == other.place and os.path.abspath(one.path) == os.path.abspath(other.path)
 
 
 def expand(typed: str) -> list[str]:
@@ -97,10 +111,13 @@ def _braces(name: str) -> list[str]:
 
 
 class _Listing:
-    """The walk. `others` counts, by suffix, files that are of no kind that is understood."""
+    """The walk. `others` counts, by suffix, the files without an image of what was typed last; `passed_by` are those of
+    all that may surprise, {path: suffix}."""
 
     def __init__(self, column: str | None, leave_out: str | None):
-        self.column, self.leave_out, self.others = column, leave_out, Counter()
+        self.column, self.leave_out = column, leave_out
+        self.others: Counter = Counter()
+        self.passed_by: dict[str, str] = {}
 
     def named(self, path: str, typed: str) -> Iterator[Item]:
         """What a name that was typed, or expanded from one, stands for. What a glob fits is taken as in a folder."""
@@ -123,7 +140,8 @@ class _Listing:
             elif kind == "other":
                 raise CommandError(f"{typed}: {path} is none of {UNDERSTOOD}")
             else:
-                yield from self.file(path, kind)
+                items = self.file(path, kind)
+                yield from items if path == typed else self.counted(items, path)
 
     def folder(self, top: str) -> Iterator[Item]:
         """Everything in a folder and below, in the order of names; hidden files and folders are passed by."""
@@ -141,7 +159,8 @@ class _Listing:
                 failed.append(Item(shown_name(folder), shown_name(folder), "error", folder, error=_reason(error)))
                 return
             if is_dataset:
-                yield from self.table(folder, typed=folder == top)
+                rows = self.table(folder, typed=folder == top)
+                yield from rows if folder == top else self.counted(rows, folder)
                 return
             for entry in entries:
                 if entry.name.startswith("."):
@@ -166,8 +185,9 @@ class _Listing:
             return
         try:
             kind = kind_of_file(path)
+            empty = os.path.getsize(path) == 0
         except OSError:
-            kind = "other"
+            kind, empty = "other", False
         names = []
         if kind == "text" and lists:
             with contextlib.suppress(CommandError, OSError):
@@ -175,9 +195,25 @@ class _Listing:
         if names:
             yield from self.lines(path, names)
         elif kind in ("text", "other"):
-            self.others[os.path.splitext(path)[1].lower()] += 1
+            told = path.lower().endswith(DRAWINGS) if kind == "text" else not empty
+            self.pass_by(path, told)
         else:
-            yield from self.file(path, kind, typed=False)
+            yield from self.counted(self.file(path, kind, typed=False), path)
+
+    def counted(self, items: Iterator[Item], path: str) -> Iterator[Item]:
+        """These items of what lies at `path`, which is counted where there are none."""
+        some = False
+        for item in items:
+            some = True
+            yield item
+        if not some:
+            self.pass_by(path)
+
+    def pass_by(self, path: str, told: bool = True) -> None:
+        suffix = os.path.splitext(path)[1].lower()
+        self.others[suffix] += 1
+        if told:
+            self.passed_by[os.path.abspath(path)] = suffix
 
     def file(self, path: str, kind: str, typed: bool = True) -> Iterator[Item]:
         name = shown_name(path)
@@ -199,8 +235,6 @@ class _Listing:
                 raise
             if error.possible:
                 yield Item(name, name, "error", path, error=one_line(error))
-            else:
-                self.others[".parquet"] += 1
             return
         except (ValueError, OSError, KeyError) as error:  # damaged pages are either, as pyarrow tells of them
             yield Item(name, name, "error", path, error=one_line(error))
@@ -231,7 +265,7 @@ class _Listing:
         elif has_image_suffix(name) or (kind := kind_of_file(name)) in ("text", "other"):
             yield Item(shown, shown, "file", name)  # its row will say what it is
         else:
-            yield from self.file(name, kind)
+            yield from self.counted(self.file(name, kind), name)
 
 
 def _listed(path: str) -> list[str]:

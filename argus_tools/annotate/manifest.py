@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..cli_support import CommandError
+from .schema import TASKS
 from .shards import own_files, write_whole
 
 FORMAT = 1
@@ -86,6 +87,8 @@ def read(folder: Path) -> dict:
         raise CommandError(f"{path} is damaged: --restart begins anew") from error
     if not isinstance(found, dict) or found.get("argus_annotate") != FORMAT:
         raise CommandError(f"{path} is not of `argus annotate` in its format {FORMAT}: name another folder")
+    if found.get("task") not in TASKS or type(found.get("num_shards")) is not int:
+        raise CommandError(f"{path} is damaged: --restart begins anew")
     return found
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,13 +59,14 @@ def annotate(job: Job, request: Request) -> dict:
 
     Returns:
         {"images": of this shard, "failed": of these, those with an error, "new": rows made now, "seconds": of making
-        them, "files": finished ones of this shard}.
+        them, "files": finished ones of this shard, "passed_by": {suffix: files in which no image was found}}.
 
     Raises:
         CommandError: inputs that hold no image, a folder of another command, a model that cannot be loaded, ...
         KeyboardInterrupt, SystemExit: interrupted; what is complete is kept, and the same command goes on.
     """
-    items = list_items(list(job.inputs), job.image_column, leave_out=str(job.out))
+    passed_by: Counter = Counter()
+    items = list_items(list(job.inputs), job.image_column, leave_out=str(job.out), passed_by=passed_by)
     items = [item for item in items if in_shard(item.id, job.shard, job.num_shards)]
     name = f"{job.shard:05d}-of-{job.num_shards:05d}"
     with lock(job.out, f"shard-{name}"):
@@ -86,7 +88,8 @@ def annotate(job: Job, request: Request) -> dict:
         counts = {"images": len(items), "failed": sum(item.id in writer.failed for item in items)}
         text = json.dumps({"shard": job.shard, "num_shards": job.num_shards, **counts}, indent=2) + "\n"
         write_whole(summary, lambda file: file.write_text(text, encoding="utf-8"))
-    return {**counts, "new": len(waiting), "seconds": round(seconds, 3), "files": len(writer.parts())}
+    made = {"new": len(waiting), "seconds": round(seconds, 3), "files": len(writer.parts())}
+    return {**counts, **made, "passed_by": dict(passed_by.most_common())}
 
 
 def _annotate(waiting: list[Item], total: int, writer: ShardWriter, job: Job, request: Request) -> float:

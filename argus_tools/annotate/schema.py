@@ -20,7 +20,9 @@
 A question mark is "or null". Rows with an error have null in every column of the task.
 """
 
+import itertools
 import math
+from collections.abc import Iterable
 
 TASKS = ("caption", "ask", "detect", "dense-caption")
 TEXT_COLUMNS = {"detect": "labels", "dense-caption": "captions"}
@@ -53,6 +55,39 @@ def arrow_schema(task: str, about: dict[str, str]):
         pa.field(name, kinds[kind], nullable=name not in ("id", "source")) for name, kind in columns(task).items()
     ]
     return pa.schema(fields, metadata=about)
+
+
+def check_row(row, task: str, names: Iterable[str] | None = None) -> None:
+    """That these columns of a row (all by default) are there and of their kinds; a row may have others. Raises
+    ValueError."""
+    if not isinstance(row, dict):
+        raise ValueError(f"a row is a {type(row).__name__}")
+    kinds = columns(task)
+    for name in kinds if names is None else names:
+        if name not in row:
+            raise ValueError(f"a row has no {name}")
+        value = row[name]
+        needed = name in ("id", "source") or (name in _TASK_COLUMNS[task] and row.get("error") is None)
+        if not (_is_of_kind(value, kinds[name]) or (value is None and not needed)):
+            raise ValueError(f"a row's {name} is {value!r:.60}")
+
+
+def _is_of_kind(value, kind: str) -> bool:
+    """Quick: it is asked of every row when a run goes on."""
+    try:
+        if kind == "str":
+            return isinstance(value, str)
+        if kind == "int":
+            return type(value) in (int, float) and value == int(value)
+        if not isinstance(value, list):
+            return False
+        if kind == "texts":
+            return all(isinstance(each, str) for each in value)
+        if kind == "boxes" and any(len(box) != 4 for box in value):
+            return False
+        return all(map(math.isfinite, itertools.chain.from_iterable(value) if kind == "boxes" else value))
+    except (TypeError, ValueError, OverflowError):  # no number, or one that no float can hold
+        return False
 
 
 def row(prepared, task: str, answer: dict | None) -> dict:

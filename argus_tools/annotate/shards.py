@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..cli_support import CommandError, one_line
-from .schema import arrow_schema, columns
+from .schema import arrow_schema, check_row
 from .tables import import_pyarrow
 
 FORMATS = ("jsonl", "parquet")
@@ -51,7 +51,7 @@ class ShardWriter:
         self.failed: set[str] = set()
         self._next = 0
         for path in self.parts():
-            self._count(read_columns(path, ["id", "error"]))
+            self._count(ids_and_errors(path, self.task))
             self._next = max(self._next, int(_PART.fullmatch(path.name).group(1)) + 1)
         self._rows = self._read_journal()
         self._count(self._rows)
@@ -67,7 +67,7 @@ class ShardWriter:
         """Removes the rows with an error; each file is replaced whole. Their images have no row then."""
         self._keep([row for row in self._rows if row["error"] is None])
         for path in self.parts():
-            rows = list(rows_of(path))
+            rows = list(rows_of(path, self.task))
             kept = [row for row in rows if row["error"] is None]
             with self._writing(path):
                 if not kept:
@@ -129,11 +129,11 @@ class ShardWriter:
             return []
         raw = self.journal.read_bytes()
         whole = raw.rfind(b"\n") + 1
-        try:
+        with _reading(self.journal):
             rows = [json.loads(line) for line in raw[:whole].splitlines()]
-            rows = [row for row in rows if row["id"] not in self.done and set(row) == set(columns(self.task))]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CommandError(f"{self.journal} is damaged: remove it, and its images are annotated anew") from error
+            for row in rows:
+                check_row(row, self.task)
+        rows = [row for row in rows if row["id"] not in self.done]
         if whole < len(raw):
             os.truncate(self.journal, whole)
         return list({row["id"]: row for row in rows}.values())
@@ -167,30 +167,46 @@ def own_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if any(kind.fullmatch(path.name) for kind in kinds))
 
 
-def read_columns(path: Path, names: list[str]) -> list[dict]:
-    """These columns of a finished file. Raises CommandError where it is damaged."""
+def ids_and_errors(path: Path, task: str) -> list[dict]:
+    """{"id", "error"} of all rows of a finished file. Raises CommandError where it is damaged."""
+    names = ["id", "error"]
     if path.suffix == ".jsonl":
-        return [{name: row[name] for name in names} for row in rows_of(path)]
-    try:
-        return import_pyarrow().parquet.read_table(path, columns=names).to_pylist()
-    except CommandError:
-        raise
-    except Exception as error:
-        raise _damaged(path, error) from error
+        return [{name: row[name] for name in names} for row in rows_of(path, task)]
+    with _reading(path):
+        file, expected = import_pyarrow().parquet.ParquetFile(path), arrow_schema(task, {})
+        # Of the other columns it is enough to know, without reading them, that they can be what they should be.
+        file.schema_arrow.empty_table().select(expected.names).cast(expected)
+        rows = file.read(columns=names).to_pylist()
+        for row in rows:
+            check_row(row, task, names)
+        return rows
 
 
-def rows_of(path: Path) -> Iterator[dict]:
-    """The rows of a finished file. Raises CommandError where it is damaged."""
+def rows_of(path: Path, task: str | None = None) -> Iterator[dict]:
+    """The rows of a finished file. Raises CommandError where it is damaged, or where rows are not of the task."""
+    with _reading(path):
+        for row in _unchecked(path):
+            if task is not None:
+                check_row(row, task)
+            yield row
+
+
+def _unchecked(path: Path) -> Iterator:
+    if path.suffix == ".parquet":
+        for batch in import_pyarrow().parquet.ParquetFile(path).iter_batches(1024):
+            yield from batch.to_pylist()
+    else:
+        with open(path, encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        if path.suffix == ".parquet":
-            for batch in import_pyarrow().parquet.ParquetFile(path).iter_batches(1024):
-                yield from batch.to_pylist()
-        else:
-            with open(path, encoding="utf-8") as file:
-                yield from map(json.loads, file)
+        yield
     except CommandError:
         raise
-    except Exception as error:  # pyarrow's errors and JSON's
+    except Exception as error:  # pyarrow's errors and JSON's are many kinds
         raise _damaged(path, error) from error
 
 

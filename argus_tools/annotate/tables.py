@@ -1,7 +1,7 @@
 """Parquet files and folders of `datasets` as tables of images: which column holds them, and the rows one by one.
 
-A cell is the encoded bytes, a struct of bytes and path (the `datasets` Image feature), or a path, relative to the
-table's own folder. The other columns, without binary ones, are kept as metadata.
+A cell is the encoded bytes, a struct of bytes and path (the `datasets` Image feature), a path, relative to the table's
+own folder, or a list of one of these. The other columns, without binary ones, are kept as metadata.
 """
 
 import contextlib
@@ -131,13 +131,17 @@ def image_column(table, split: str, wanted: str | None) -> str:
     found = [name for name, kind in kinds.items() if kind == "Image"]
     if not found:
         first = _first_values(table, split, candidates)
-        found = [name for name in candidates if _is_image(first.get(name))]
+        images = [name for name in candidates if _is_image(first.get(name))]
+        found = [name for name in images if not _is_wrapped(schema.field(name).type)]
         found = found or [
             name for name in candidates if _is_bytes_and_path(schema.field(name).type) and name not in kinds
         ]
+        found = found or images  # lists and dictionaries, where no column holds images as such
     if len(found) != 1:
         reason = f"several columns hold images ({', '.join(found)})" if found else f"no column of {known} holds images"
-        possible = bool(found) or any(not isinstance(first.get(name), str) for name in candidates)
+        possible = bool(found) or any(
+            _has_binary(field.type) or (_is_text(field.type) and field.name not in first) for field in schema
+        )
         raise NoImageColumn(f"{table.path}: {reason}; name one with --image-column", possible)
     return found[0]
 
@@ -157,10 +161,16 @@ def _first_values(table, split: str, columns: list[str]) -> dict:
 def _first_value(column):
     for value in column:
         with contextlib.suppress(Exception):  # text that is no UTF-8
-            value = value.as_py()
-            if any(value.values()) if isinstance(value, dict) else value:
+            if (value := _not_empty(value.as_py())) is not None:
                 return value
     return None
+
+
+def _not_empty(value):
+    """The value, of lists the first within; None where there is none."""
+    if isinstance(value, list):
+        return next((inner for inner in map(_not_empty, value) if inner is not None), None)
+    return value if (any(value.values()) if isinstance(value, dict) else value) else None
 
 
 def cells(table, split: str, column: str, rows: list[int]) -> Iterator[tuple[int, Cell]]:
@@ -191,6 +201,10 @@ def _cell(one, column: str, folder: str) -> Cell:
         image = one.column(column)[0].as_py()
     except Exception as error:
         return Cell(None, key, metadata, f"the row cannot be read: {one_line(error)}")
+    while isinstance(image, list) and len(image) == 1:
+        image = image[0]
+    if isinstance(image, list) and image:
+        return Cell(None, key, metadata, f"the row holds a list of {len(image)}: give each image a row of its own")
     if isinstance(image, dict):
         image = image.get("bytes") or image.get("path")
     if not image:
@@ -224,10 +238,29 @@ def _is_bytes_and_path(kind) -> bool:
 def _may_hold_images(kind) -> bool:
     from pyarrow import types
 
+    while _is_wrapped(kind):
+        kind = kind.value_type
     if types.is_struct(kind):
         names = {kind.field(i).name for i in range(kind.num_fields)}
         return "bytes" in names and names <= {"bytes", "path"}
-    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_string(kind) or types.is_large_string(kind)
+    return _is_text(kind) or _is_binary(kind)
+
+
+def _is_wrapped(kind) -> bool:
+    """Whether values are in lists or in a dictionary."""
+    from pyarrow import types
+
+    return (
+        types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or types.is_dictionary(kind)
+    )
+
+
+def _is_text(kind) -> bool:
+    return str(kind) in ("string", "large_string", "string_view")
+
+
+def _is_binary(kind) -> bool:
+    return str(kind) in ("binary", "large_binary", "binary_view") or str(kind).startswith("fixed_size_binary")
 
 
 def _is_image(value) -> bool:
@@ -242,6 +275,6 @@ def _has_binary(kind) -> bool:
 
     if types.is_struct(kind):
         return any(_has_binary(kind.field(i).type) for i in range(kind.num_fields))
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return _has_binary(kind.value_type)
-    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+    if types.is_map(kind):
+        return _has_binary(kind.key_type) or _has_binary(kind.item_type)
+    return _has_binary(kind.value_type) if _is_wrapped(kind) else _is_binary(kind)

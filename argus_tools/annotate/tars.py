@@ -37,7 +37,7 @@ def tar_items(path: str, name: str) -> Iterator[Item]:
         if sample:
             yield from _sample_items(path, name, key, sample, packed, seen)
         reason = f"the tar cannot be read behind its first {count} files: {one_line(error)}"
-        yield Item(f"{name}/#damaged", name, "error", path, error=reason)
+        yield Item(_unique(f"{name}/#damaged", seen), name, "error", path, error=reason)
 
 
 def packed_images(path: str, numbers: set[int]) -> Iterator[tuple[int, bytes | None, str | None]]:
@@ -123,7 +123,18 @@ def _sample_items(path, name, key, sample, packed, seen) -> Iterator[Item]:
         if _suffix(member.name) in SIDECARS or not (has_image_suffix(member.name) or looks_like_image(content)):
             continue
         identity = f"{name}/{member.name.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')}"
-        seen[identity] = seen.get(identity, 0) + 1  # a tar may hold one name twice
-        identity += f"#{seen[identity]}" if seen[identity] > 1 else ""
         place = (number,) if packed else (member.offset_data, member.size)
-        yield Item(identity, name, "packed" if packed else "tar", path, key, place, sidecars, metadata)
+        kind = "packed" if packed else "tar"
+        yield Item(_unique(identity, seen), name, kind, path, key, place, sidecars, metadata)
+
+
+def _unique(identity: str, seen: dict[str, int]) -> str:
+    """The id, as ID#2 where it was given before: a tar may hold one name twice, and "NAME#2" as a name. `seen` holds
+    all that were given, with the last number behind each."""
+    number, unique = seen.get(identity, 1), identity
+    while unique in seen:
+        number += 1
+        unique = f"{identity}#{number}"
+    seen[identity] = number
+    seen.setdefault(unique, 1)
+    return unique

@@ -193,6 +193,11 @@ def test_questions_about_tars_keep_keys_and_metadata(pictures, annotate, rows_in
         (["pictures", "--task", "caption", "--shard", "-1"], "is not a whole number of at least 0"),
         (["pictures", "--task", "caption", "--actors", "2"], "--actors belongs to --engine ray"),
         (["gone", "--task", "caption"], "gone: it does not exist. Understood are"),
+        (
+            ["", "--task", "caption"],
+            "INPUT '' names nothing: give a name, or see whether a variable of the shell is empty",
+        ),
+        (["pictures", "--task", "detect", "-p", "x", "--coco", ""], "--coco '' names nothing: give a name"),
     ],
 )
 def test_bad_commands_are_refused_before_a_model_is_loaded(pictures, annotate, monkeypatch, words, message):
@@ -202,6 +207,23 @@ def test_bad_commands_are_refused_before_a_model_is_loaded(pictures, annotate, m
     monkeypatch.setattr(argus_tools.annotate.annotator.cli_models, "load", load)
     assert message in annotate(*words, "--out", "out", status=2)
     assert not os.path.exists("out")
+
+
+def test_what_was_passed_by_is_said(pictures, annotate, capsys, tiny_folder):
+    for number in range(8):
+        (pictures / f"film.m{number}").write_bytes(bytes(9))
+    command = ["pictures", "--task", "caption", "--out", "out"]
+    assert annotate(*command)["passed_by"] == {f".m{number}": 1 for number in range(8)}
+    assert main(["annotate", *command, "--model", tiny_folder, "--max-new-tokens", "4"]) == 0
+    words = "passed by, as no image was found in them: 1 .m0, 1 .m1, 1 .m2, 1 .m3, 1 .m4, 3 others"
+    assert words in capsys.readouterr().out.splitlines()
+    command[0] = "pictures/0.png"
+    assert annotate(*command, "--restart")["passed_by"] == {}
+
+
+def test_an_empty_name_is_not_the_current_folder(pictures, annotate):
+    assert "--out '' names nothing: give" in annotate("pictures", "--task", "caption", "--out", "", status=2)
+    assert os.listdir(".") == ["pictures"]
 
 
 def test_a_folder_of_another_command_is_refused(pictures, annotate, monkeypatch):

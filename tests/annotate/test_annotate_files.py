@@ -276,7 +276,7 @@ def test_coco_is_what_pycocotools_reads(tmp_path):
         ("a", {"boxes": [[0, 0, 4, 4], [2, 2, 3, 9]], "captions": ["a tree", "a red dog"], "scores": [1, 0.25]}),
         ("c", {"boxes": [], "captions": [], "scores": [], "unparsed": ["<loc_5>"]}),
     ]
-    rows = [row(image(name, 1), "dense-caption", answer) for name, answer in found]
+    rows = [row(image(name, 1), "dense-caption", {"unparsed": [], **answer}) for name, answer in found]
     rows.append(row(image("bad", 0), "dense-caption", None))
     for shard in (0, 1):
         one = ShardWriter(tmp_path, "dense-caption", "jsonl", shard, 2, 10, {})

@@ -216,6 +216,12 @@ def test_the_folder_that_is_written_is_no_input(here):
         list_items(["out/"], leave_out="out")
 
 
+@pytest.mark.parametrize("typed", ["", " "])
+def test_an_empty_name_is_shown_and_advised(here, typed):
+    with pytest.raises(CommandError, match=f"^INPUT '{typed}' names nothing: give a name, or see whether a variable"):
+        list_items([typed])
+
+
 def test_what_is_not_understood_is_refused(here):
     (here / "data.bin").write_bytes(bytes(range(256)) * 4)
     (here / "none").mkdir()
