@@ -136,12 +136,19 @@ def _read_object(path: Path) -> dict:
 
 
 def _check_weights(path: Path) -> None:
-    """Reads the header alone. Raises ValueError for a file that is no whole safetensors file."""
+    """Raises ValueError for a file that is no whole safetensors file, or holds a value that is not finite."""
     try:
-        with safe_open(path, framework="np"):
-            pass
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():
+                check_finite(name, file.get_tensor(name), path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def check_finite(name: str, tensor, where: str | os.PathLike) -> None:
+    """Raises ValueError for a weight, a torch tensor, that is not finite: of a damaged file or a diverged training."""
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name} in {where} holds values that are NaN or infinite.")
 
 
 def _check_target(target: Path, source: Path, force: bool) -> None:

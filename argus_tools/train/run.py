@@ -51,6 +51,7 @@ def run_config(
 
     Raises:
         ValueError: a configuration that does not fit the data, the model or an earlier run in the same folder.
+        CommandError: a loss, a gradient or weights that are not finite; of those nothing is saved.
     """
     out, state = Path(config.output_dir), PartialState(cpu=not torch.cuda.is_available())
     fresh = config.model == "nano"
@@ -147,6 +148,11 @@ def _check_model(config: TrainConfig, folder: Path) -> str | None:
             ArgusForTraining._from_config(shape, **options)
     except ImportError as error:
         raise ValueError(f"attention: {config.attention!r} cannot be used here: {one_line(error)}") from error
+    if config.attention == "flex_attention" and not torch.cuda.is_available():
+        raise ValueError(
+            "attention: 'flex_attention' cannot be used here: torch trains with it on a GPU alone, and there is none; "
+            "take sdpa or eager."
+        )
     return getattr(shape, "_commit_hash", None)
 
 
@@ -269,6 +275,7 @@ def training_arguments(config: TrainConfig, stage: StageConfig, out: Path, progr
         save_steps=config.save_every,
         save_total_limit=config.keep,
         logging_steps=config.log_every,
+        logging_nan_inf_filter=False,  # else a loss that is NaN is logged as 0
         report_to=["tensorboard"] if config.tensorboard else [],
         disable_tqdm=not progress,
         remove_unused_columns=False,

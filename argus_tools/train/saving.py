@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from argus_tools.cli_support import whole_file
-from argus_tools.export import AUTO_MAP
+from argus_tools.export import AUTO_MAP, check_finite
 from modeling_argus import ArgusTextConfig, ArgusVisionConfig
 
 
@@ -23,7 +23,7 @@ def save_checkpoint(
     It is on the disk, not in the system's memory alone, when this returns: what it stands for may then be deleted.
 
     dtype: cast the weights (None: as they are). weights: a whole state dict, where the model's own are sharded.
-    What was in `out` before is replaced.
+    What was in `out` before is replaced; it stays, with a ValueError, where a weight is NaN or infinite.
     """
     out = Path(os.path.abspath(out))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +34,8 @@ def save_checkpoint(
             tensors = load_file(file)
             if dtype is not None:
                 tensors = {name: value.to(dtype) for name, value in tensors.items()}
+            for name, value in tensors.items():
+                check_finite(name, value, f"the model for {out}")
             save_file(tensors, file, metadata={"format": "pt"})
             file.chmod(0o644)
         kept = dtype or next(iter(tensors.values())).dtype

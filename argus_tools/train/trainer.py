@@ -11,6 +11,9 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from argus_tools.cli_support import CommandError
 
 from .batches import BadSamples
 from .collate import IGNORED
@@ -83,6 +86,15 @@ class ArgusTrainer(Trainer):
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(LossOnTheBar)
 
+    def train(self, *args: Any, **kwargs: Any):
+        """As the Trainer does; where it ends in an error, that stands on a line of its own and not on the bar's."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, LossOnTheBar) and callback.training_bar is not None:
+                    callback.training_bar.close()
+
     def _get_train_sampler(self, *args):
         return SequentialSampler(self.train_dataset)  # the mixture is shuffled; what is done is skipped by number
 
@@ -151,12 +163,36 @@ class ArgusTrainer(Trainer):
 
         A run that was killed goes on from a checkpoint: its next line is of the steps since that, though the line
         before may be of earlier ones, where save_every is no multiple of log_every.
+
+        Raises CommandError, in every process, where the loss or the gradient's norm is not finite.
         """
         if "loss" in logs:
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(logs.get(name, 0.0)):
+                    raise self._diverged(f"{name} is {logs[name]}")
             logs |= {name: torch.stack(values).mean().item() for name, values in self._seen.items()}
             logs["bad_samples"] = self.bad_samples.count
             self._seen = {}
         super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, model, *args: Any, **kwargs: Any) -> None:
+        """The Trainer's, also at a stage's end. CommandError, in all processes, where a weight is not finite."""
+        own = [p.to_local() if hasattr(p, "to_local") else p for p in model.parameters()]  # FSDP's share of each
+        finite = torch.stack([p.isfinite().all() for p in own]).all()
+        if not self.accelerator.gather(finite.float().to(self.args.device).unsqueeze(0)).all():
+            raise self._diverged("weights are NaN or infinite")
+        super()._save_checkpoint(model, *args, **kwargs)
+
+    def _diverged(self, what: str) -> CommandError:
+        stage, out = self.stage, self.args.output_dir
+        rates = ", ".join(f"{part} {rate:g}" for part, rate in stage.learning_rate.items())
+        saved = get_last_checkpoint(out)
+        kept = f" {saved} stays, but the same command would go on from it to the same step." if saved else ""
+        return CommandError(
+            f"stage {stage.name!r} has diverged: at step {self.state.global_step} {what}. Lower its learning_rate "
+            f"({rates}) or raise its warmup ({stage.warmup}), and delete {out}: the stage begins anew, behind those "
+            f"that are done. Other changes, such as bf16: false or a lower max_grad_norm, need --restart.{kept}"
+        )
 
 
 def matrices_of_layers(model: torch.nn.Module) -> set[int]:

@@ -49,10 +49,11 @@ def bad_samples(folder):
     return (folder / "all" / "bad_samples.jsonl").read_text()
 
 
-def run(folder, processes, *arguments):
+def run(folder, processes, *arguments, fails=None, **changes):
+    """The folder of a run; with `fails`, of one that ends with that error."""
     folder.mkdir()
     config = folder / "config.json"
-    config.write_text(json.dumps(settings(folder / "run")))
+    config.write_text(json.dumps({**settings(folder / "run"), **changes}))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
     command = [*launch, str(HERE / "run_processes.py"), str(config), *arguments]
     if processes == 1:
@@ -64,7 +65,7 @@ def run(folder, processes, *arguments):
         "ACCELERATE_USE_CPU": "true",
     }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=folder)
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert (done.returncode == 0) == (fails is None) and (fails or "") in done.stderr, done.stderr[-4000:]
     return folder / "run"
 
 
@@ -103,6 +104,16 @@ def test_two_processes_go_on_bitwise(together):
     assert bad_samples(parted) == bad_samples(together)
     one, two = (load_file(path / "model" / "model.safetensors") for path in (together, parted))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_save_nothing_that_is_not_finite(kind, tmp_path):
+    """Each says so of the same step, whatever its share of the weights: none waits for the other."""
+    huge = {"name": "all", "steps": 3, "batch_size": 2, "learning_rate": {"text": 1e30, "connector": 1e30}}
+    error = "stage 'all' has diverged: at step 2 weights are NaN or infinite"
+    folder = run(tmp_path / kind, 2, kind, fails=error, stages=[huge], log_every=100)
+    assert not list(folder.rglob("checkpoint-*")) and not (folder / "model").exists()
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])

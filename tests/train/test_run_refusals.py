@@ -125,6 +125,14 @@ def test_a_finished_model_outlives_every_mistake(tmp_path, capsys):
         assert sorted(tmp_path.rglob("*")) == before, change
 
 
+def test_flex_attention_needs_a_gpu(tmp_path, squares, monkeypatch):
+    """torch runs it on a CPU, but has no backward there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"attention: 'flex_attention' cannot be used here: .*; take sdpa or eager"):
+        run_config(config(tmp_path / "run", attention="flex_attention"), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_processes_must_see_the_same_folder(tmp_path, squares, monkeypatch):
     monkeypatch.setattr(run, "gather_object", lambda seen: [*seen, None])
     with pytest.raises(ValueError, match="output_dir must be a folder that all machines share"):
