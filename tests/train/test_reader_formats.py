@@ -332,6 +332,11 @@ def boxed(*boxes):
         (boxed([5, 5, 5, 9]), r"line 1: the box \[5.0, 5.0, 5.0, 9.0\] covers nothing of its image of 30x20 pixels"),
         (boxed([0, 0, 9, 9], [5, 9, 8, 9]), r"the box \[5.0, 9.0, 8.0, 9.0\] covers nothing"),
         (boxed([30, 0, 40, 9], [0, -9, 9, -1]), r"the box \[30.0, 0.0, 40.0, 9.0\] covers nothing"),
+        (
+            boxed([0.1, 0.1, 0.5, 0.5]),
+            r"line 1: the box \[0.1, 0.1, 0.5, 0.5\] looks normalised: .* of 30x20; multiply",
+        ),
+        (boxed([0, 0, 1, 1], [0.5, 0, 1, 0.25]), r"the box \[0.0, 0.0, 1.0, 1.0\] looks normalised"),
         ("", "line 1: the answer '' is blank"),
         ([{"type": "text", "text": " "}], "line 1: the answer ' ' is blank"),
     ],
@@ -347,6 +352,34 @@ def test_chat_answers_that_say_nothing_are_bad_samples(content, message, tmp_pat
         samples[bad]
     assert samples[nothing].conversations[0][0].answer == ()
     assert samples[clipped].conversations[0][0].answer == (Region((25, 0, 30, 9), "x"),)
+
+
+def test_chat_takes_small_boxes(tmp_path, opened):
+    """A box of part of a pixel is one where others are not in 0..1, or where that is the whole image."""
+    for name, size in (("a.png", (30, 20)), ("dot.png", (1, 1))):
+        Image.new("RGB", size).save(tmp_path / name)
+    small = [0.25, 0.5, 1, 1]
+    lines = [("a.png", boxed(small, [1, 0, 2, 1])), ("a.png", boxed([7.25, 3, 8, 3.5])), ("dot.png", boxed(small))]
+    lines = [json.dumps({"images": [name], "messages": said(content)}) + "\n" for name, content in lines]
+    (tmp_path / "a.jsonl").write_text("".join(lines), encoding="utf-8")
+    answers = [s.conversations[0][0].answer for s in opened("chat", path=str(tmp_path / "a.jsonl"), images=None)]
+    boxes = [[list(region.box) for region in answer] for answer in answers]
+    assert boxes == [[small, [1, 0, 2, 1]], [[7.25, 3, 8, 3.5]], [small]]
+
+
+@pytest.mark.parametrize("place", ["images", "prompt", "answer", "caption"])
+def test_half_a_character_is_named_with_its_line(place, tmp_path, opened):
+    """JSON can write one half of a surrogate pair, UTF-8 cannot."""
+    good = {"images": ["a.png"], "messages": said("a \U0001f600")}
+    half = {
+        "images": {**good, "images": ["\ud800.png"]},
+        "prompt": {**good, "messages": said("a", "b \udc00")},
+        "answer": {**good, "messages": said("a \ud83d")},
+        "caption": {**good, "messages": said([{"box": [0, 0, 9, 9], "caption": "\ud800"}])},
+    }[place]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (good, half, good)), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: its text holds half of a character, '\\u"):
+        opened("chat", path=str(tmp_path / "a.jsonl"), images=None)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ class Chat(Reader):
     "text": ...} and {"type": "image"}, the next image; without any such part all images stand in front. An assistant's
     parts are text, or regions {"box": [x1, y1, x2, y2], "caption": ...} in pixels of the line's only image, upright; an
     empty list says that nothing is there. Boxes are clamped to the image, those wholly outside of it are dropped.
-    A line is a bad sample (ValueError) where an answer is blank, has a box without area, or has all boxes outside.
+    A line is a bad sample (ValueError) where an answer is blank, has a box without area, has all boxes outside, or has
+    all boxes in 0..1: normalised ones, which would otherwise teach that everything lies in the first pixel.
     """
 
     NAME: ClassVar[str] = "chat"
@@ -146,7 +147,7 @@ def _answer(content, num_images: int, where: str) -> tuple[str | None, list[dict
 
 
 def _regions(rows: list[dict], size: tuple[int, int], where: str) -> tuple[Region, ...]:
-    """What the image shows of them. ValueError where that is nothing, which [] alone may say, or a box is flat."""
+    """What the image shows of them. ValueError where that is nothing, as [] alone may say, or boxes are not pixels."""
     boxes = [row["box"] for row in rows]
     clamped = [clamp_box(box, *size) for box in boxes]
     refused = [box for box in boxes if box[0] == box[2] or box[1] == box[3]] or (boxes if not any(clamped) else [])
@@ -154,6 +155,11 @@ def _regions(rows: list[dict], size: tuple[int, int], where: str) -> tuple[Regio
         raise ValueError(
             f"{where}: the box {refused[0]} covers nothing of its image of {size[0]}x{size[1]} pixels; boxes are "
             "x1, y1, x2, y2 in its pixels, and [] says that nothing is there."
+        )
+    if boxes and max(size) > 1 and all(0 <= v <= 1 for box in boxes for v in box):
+        raise ValueError(
+            f"{where}: the box {boxes[0]} looks normalised: boxes are x1, y1, x2, y2 in pixels of the image, here of "
+            f"{size[0]}x{size[1]}; multiply x by its width and y by its height."
         )
     return tuple(Region(box, row["caption"]) for box, row in zip(clamped, rows) if box is not None)
 

@@ -201,9 +201,23 @@ def _write_table(reader: Reader, datasets, table: Path, notes: Path) -> None:
         unfinished[1].write_text(json.dumps(collected), encoding="utf-8")
         os.replace(unfinished[1], notes)
         os.replace(unfinished[0], table)
+    except UnicodeEncodeError:  # of many rows at once: which one it is, is looked up now
+        for row in reader.records({}):
+            _check_text(row, reader.where_of(row))
+        raise
     finally:
         for path in unfinished:
             path.unlink(missing_ok=True)
+
+
+def _check_text(row: dict[str, Any], where: str) -> None:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: its text holds half of a character, {error.object[error.start]!r}, which UTF-8 cannot keep: "
+            "write both halves of the pair, or leave it out."
+        ) from error
 
 
 def import_datasets():
