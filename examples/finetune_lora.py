@@ -12,13 +12,17 @@ A line of data.jsonl; boxes are x1, y1, x2, y2 in pixels of the picture:
 """
 
 import argparse
+import math
+import sys
 from pathlib import Path
 
 import torch
 from transformers import Trainer
 
-from argus_tools.cli_models import model_folder
+from argus_tools.cli_models import check_model
+from argus_tools.cli_support import CommandError, one_line
 from argus_tools.train.augment import Augmentation
+from argus_tools.train.batches import Batches
 from argus_tools.train.collate import Collator
 from argus_tools.train.lora import add_lora, lora_config
 from argus_tools.train.mixture import Mixture, RegionOptions
@@ -26,6 +30,7 @@ from argus_tools.train.readers import open_reader
 from argus_tools.train.saving import save_checkpoint
 from argus_tools.train.trainer import Arguments
 from argus_tools.train.training_model import ArgusForTraining
+from argus_tools.train.typed import at_least
 from processing_argus import ArgusProcessor
 
 
@@ -47,9 +52,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> list[float]:
-    """Trains, saves, and returns the losses of the steps."""
+    """Trains, saves, and returns the losses of the steps. ValueError, OSError, CommandError: what does not fit."""
     options = parse_arguments(arguments)
-    folder = model_folder(options.model)
+    for name in ("steps", "batch_size", "rank"):
+        at_least(getattr(options, name), 1, f"--{name.replace('_', '-')}")
+    reader = open_reader("chat", path=options.data, images=options.images)
+    folder = check_model(options.model)
     processor = ArgusProcessor.from_pretrained(folder)
     model = ArgusForTraining.from_pretrained(folder, dtype=torch.float32)
     # Frozen weights ask for no gradients: where the vision tower is not adapted, none go through it.
@@ -57,7 +65,6 @@ def main(arguments: list[str] | None = None) -> list[float]:
     torch.manual_seed(options.seed)  # the adapters' first values
     model = add_lora(model, config)
 
-    reader = open_reader("chat", path=options.data, images=options.images)
     samples = Mixture(
         [reader],
         [1.0],
@@ -66,6 +73,17 @@ def main(arguments: list[str] | None = None) -> list[float]:
         RegionOptions(region_order="reading"),
         Augmentation(scale=(0.6, 1.0), colour=0.2),
     )
+    batches = Batches(samples, Collator(processor), [options.data])
+
+    def collate(numbers):
+        """A batch; for a sample that cannot be used, of a broken image, another stands in."""
+        batch = batches(numbers)
+        for bad in batch.pop("bad_samples", ()):
+            print(f"left out: {bad['reason']}", file=sys.stderr)
+        if "failed" in batch:
+            raise ValueError(batch["failed"])
+        return batch
+
     trainer = Trainer(
         model=model,
         args=Arguments(
@@ -75,6 +93,7 @@ def main(arguments: list[str] | None = None) -> list[float]:
             learning_rate=options.learning_rate,
             lr_scheduler_type="cosine",
             logging_steps=1,
+            logging_nan_inf_filter=False,
             save_strategy="no",
             report_to="none",
             remove_unused_columns=False,
@@ -82,17 +101,24 @@ def main(arguments: list[str] | None = None) -> list[float]:
             use_cpu=options.cpu,
             seed=options.seed,
         ),
-        train_dataset=samples,
-        data_collator=Collator(processor),
+        train_dataset=range(len(samples)),
+        data_collator=collate,
     )
     trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    if not all(map(math.isfinite, losses)):
+        raise ValueError(f"the training has diverged: its last loss is {losses[-1]}; lower --learning-rate.")
     trainer.model.save_pretrained(options.out)
     processor.save_pretrained(options.out)
     if options.merged:
         save_checkpoint(trainer.model.merge_and_unload(), processor, Path(options.merged))
-    return [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return losses
 
 
 if __name__ == "__main__":
-    losses = main()
+    try:
+        losses = main()
+    except (CommandError, ValueError, OSError) as error:
+        print(f"finetune_lora: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
     print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}")

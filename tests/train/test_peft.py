@@ -136,32 +136,33 @@ def test_model_without_location_tokens_has_none_to_train():
         lora_config(make(processor), processor, rank=0)
 
 
-def test_example_makes_an_adapter_and_a_merged_model(tiny_nano, tmp_path, monkeypatch):
-    """examples/finetune_lora.py: chat lines with boxes in; the adapter and the merged checkpoint give equal logits."""
+@pytest.fixture
+def example(tiny_nano, tmp_path, monkeypatch):
+    """Runs examples/finetune_lora.py as a command, with more options, on two lines of chat."""
     datasets = pytest.importorskip("datasets", reason="readers keep their records in Arrow files of `datasets`")
-    from argus_tools.export import export
-
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     Image.new("RGB", (64, 48), (200, 30, 40)).save(tmp_path / "a.png")
     asked = {"role": "user", "content": "Describe and locate every object."}
     told = {"role": "assistant", "content": [{"box": [10, 20, 40, 44], "caption": "a red cup"}]}
-    line = json.dumps({"images": ["a.png"], "messages": [asked, told]})
-    (tmp_path / "data.jsonl").write_text(f"{line}\n{line}\n", encoding="utf-8")
-    main = runpy.run_path(str(ROOT / "examples" / "finetune_lora.py"))["main"]
+    lines = [json.dumps({"images": [name], "messages": [asked, told]}) + "\n" for name in ("a.png", "b.png")]
+    (tmp_path / "data.jsonl").write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
+
+    def run(*options):
+        fixed = {"--model": tiny_nano, "--out": tmp_path / "adapter", "--batch-size": 2, "--rank": 4, "--steps": 2}
+        fixed = [str(each) for pair in fixed.items() for each in pair]
+        monkeypatch.setattr("sys.argv", ["finetune_lora.py", str(tmp_path / "data.jsonl"), *fixed, "--cpu", *options])
+        return runpy.run_path(str(ROOT / "examples" / "finetune_lora.py"), run_name="__main__")
+
+    return run
+
+
+def test_example_makes_an_adapter_and_a_merged_model(example, tiny_nano, tmp_path):
+    """Chat lines with boxes in; the adapter and the merged checkpoint give equal logits."""
+    from argus_tools.export import export
+
     adapter, merged = tmp_path / "adapter", tmp_path / "merged"
-    options = ["--steps", "8", "--batch-size", "2", "--learning-rate", "3e-2", "--rank", "4", "--cpu"]
-    losses = main(
-        [
-            str(tmp_path / "data.jsonl"),
-            "--model",
-            str(tiny_nano),
-            "--out",
-            str(adapter),
-            "--merged",
-            str(merged),
-            *options,
-        ]
-    )
+    losses = example("--merged", str(merged), "--steps", "8", "--learning-rate", "3e-2")["losses"]
     assert len(losses) == 8 and losses[-1] < losses[0] - 0.5
 
     processor = ArgusProcessor.from_pretrained(adapter)
@@ -172,3 +173,37 @@ def test_example_makes_an_adapter_and_a_merged_model(tiny_nano, tmp_path, monkey
     whole = ArgusForConditionalGeneration.from_pretrained(tmp_path / "hub", dtype=torch.float32).eval()
     with torch.no_grad():
         torch.testing.assert_close(whole(**batch).logits, with_adapter(**batch).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_example_goes_past_a_broken_image_and_says_so(example, tmp_path, capsys):
+    (tmp_path / "b.png").write_text("no image")
+    assert len(example()["losses"]) == 2
+    assert "left out: " in (said := capsys.readouterr().err) and "b.png" in said
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--steps", "0"], "--steps must be at least 1, got 0."),
+        (["--batch-size", "-1"], "--batch-size must be at least 1, got -1."),
+        (["--rank", "0"], "--rank must be at least 1, got 0."),
+        (["--images", "nowhere"], "there is no folder of images nowhere."),
+        (["--model", "nowhere"], "--model nowhere: no such folder"),
+        (["--learning-rate", "1e30"], "the training has diverged: its last loss is nan; lower --learning-rate."),
+        ([], "20 items in a row cannot be used; the last: "),
+        (None, "reader chat: there is no "),
+    ],
+    ids=str,
+)
+def test_example_says_what_does_not_fit_in_one_sentence(options, message, example, tmp_path, capsys):
+    if options == []:
+        for name in ("a.png", "b.png"):
+            (tmp_path / name).unlink()
+    if options is None:
+        (tmp_path / "data.jsonl").unlink()
+    with pytest.raises(SystemExit) as ended:
+        example(*options or ())
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and last.startswith("finetune_lora: ") and message in last
+    assert not (tmp_path / "adapter" / "adapter_model.safetensors").exists()
