@@ -83,14 +83,14 @@ def whole_file(target: Path) -> Iterator[Path]:
 
 
 def check_target(option: str, path: Path, inputs: Iterable = ()) -> None:
-    """Before hours of work: that `path`, as `option` names it, can become a file, and would replace none of `inputs`.
+    """Before hours of work: that `path`, as `option` names it, can become a file, and is none of `inputs`.
     Raises CommandError."""
     if not path.absolute().parent.is_dir():
         raise CommandError(f"{option} {path}: there is no folder {path.absolute().parent}")
     if path.is_dir():
         raise CommandError(f"{option} {path} is a folder: name a file in it")
     if any(same_file(path, each) for each in inputs):
-        raise CommandError(f"{option} {path}: that is an input; name another file")
+        raise CommandError(f"{option} {path}: the command reads that file; name another")
 
 
 def same_file(one: str | Path, other: str | Path) -> bool:

@@ -12,7 +12,6 @@ A line of data.jsonl; boxes are x1, y1, x2, y2 in pixels of the picture:
 """
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -106,7 +105,7 @@ def main(arguments: list[str] | None = None) -> list[float]:
     )
     trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    if not all(map(math.isfinite, losses)):
+    if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
         raise ValueError(f"the training has diverged: its last loss is {losses[-1]}; lower --learning-rate.")
     trainer.model.save_pretrained(options.out)
     processor.save_pretrained(options.out)

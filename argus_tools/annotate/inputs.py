@@ -23,6 +23,7 @@ UNDERSTOOD = (
     "image files, folders, WebDataset tars, Parquet files with a column of images, folders of `datasets` "
     "(save_to_disk), text files with one of these or a URL a line, http(s) URLs, and globs and {000..099} of names"
 )
+SHARDS = (".tar", ".tgz", ".tar.gz", ".parquet")
 DRAWINGS = (".svg", ".eps")  # text by their content, and pictures to whoever has them
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 
@@ -179,6 +180,9 @@ class _Listing:
             yield Item(shown_name(path), shown_name(path), "file", path)
             return
         if not os.path.isfile(path):
+            if path.lower().endswith(SHARDS) and os.path.islink(path):
+                name = shown_name(path)
+                yield Item(name, name, "error", path, error="a link to what is not there")
             return
         if is_part(os.path.basename(path)):  # what an earlier `argus annotate` wrote below its own input
             self.others["annotations"] += 1

@@ -136,7 +136,8 @@ def image_column(table, split: str, wanted: str | None) -> str:
         found = found or [
             name for name in candidates if _is_bytes_and_path(schema.field(name).type) and name not in kinds
         ]
-        found = found or images  # lists and dictionaries, where no column holds images as such
+        if not any(_is_binary(schema.field(name).type) for name in candidates):
+            found = found or images  # lists and dictionaries, where no column can hold images as such
     if len(found) != 1:
         reason = f"several columns hold images ({', '.join(found)})" if found else f"no column of {known} holds images"
         possible = bool(found) or any(

@@ -176,7 +176,7 @@ class WorkerPool:
 
     def _lost(self, worker: _Worker) -> None:
         """It died: its image is tried once more, and another process takes its place."""
-        worker.process.join(timeout=60.0)
+        worker.process.join(timeout=15.0)
         code, task = worker.process.exitcode, worker.task
         if not worker.ready:
             self._false_starts += 1

@@ -46,8 +46,10 @@ def read_coco(path: str | Path, key: str) -> dict:
         named = _records(path, data, "categories", kind)
         check(path, named, [{"id": "id", "name": "text"}], "categories")
         categories = {category["id"] for category in named}
-        names: dict = {}
+        names, used = {}, {row["category_id"] for row in rows}
         for category in named:
+            if category["id"] not in used:
+                continue
             other = names.setdefault(category_key(category["name"]), category)
             if other["id"] != category["id"]:
                 raise CommandError(

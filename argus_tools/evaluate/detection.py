@@ -28,7 +28,10 @@ def score(dataset: dict, predictions: dict) -> dict:
     except ImportError as error:
         raise CommandError("detection is scored by pycocotools: pip install pycocotools") from error
     images = [image["id"] for image in dataset["images"]]
-    categories = {category_key(category["name"]): category["id"] for category in dataset["categories"]}
+    # Of categories with one name, that which has boxes: the other is a heading of some annotation tools.
+    used = {row["category_id"] for row in dataset["annotations"]}
+    named = sorted(dataset["categories"], key=lambda category: category["id"] in used)
+    categories = {category_key(category["name"]): category["id"] for category in named}
     detected, dropped = [], 0
     for image in images:
         found = predictions[image]

@@ -120,6 +120,24 @@ def test_files_without_an_image_are_counted_where_that_may_surprise(here):
         list_items(["films-0.tar"])
 
 
+def test_links_to_shards_that_are_not_there_have_a_row(here):
+    (here / "in").mkdir()
+    for name in ("a.tar", "b.tar.gz", "c.parquet", "d.png", "notes.txt"):
+        (here / "in" / name).symlink_to("/nowhere/at/all")
+    found = read_all(list_items(["in"]))
+    assert sorted(found) == ["in/a.tar", "in/b.tar.gz", "in/c.parquet", "in/d.png"]
+    assert all(error for *_, error in found.values())
+
+
+def test_lists_of_words_are_no_images_beside_bytes_that_nobody_knows(here):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"image": [b"of no known kind"], "tags": [["b.png"]]}), "x.parquet")
+    with pytest.raises(CommandError, match=r"no column of .* holds images; name one with --image-column"):
+        list_items(["x.parquet"])
+
+
 def test_datasets_columns_of_other_kinds_are_metadata(here):
     datasets = pytest.importorskip("datasets")
 

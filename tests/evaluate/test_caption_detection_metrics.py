@@ -165,6 +165,22 @@ def test_categories_are_asked_for_some_at_a_time(everything, prompts, tmp_path):
     assert benchmark.score(dict(zip(benchmark.ids(), rows)))["ap_50"] == pytest.approx(51 / 101 / 2)
 
 
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_heading_with_a_categorys_name_is_no_category(place, tmp_path):
+    """Annotation tools write headings ("supercategories") among the categories; no box is of them."""
+    dataset = json.loads((FILES / "coco_instances.json").read_text())
+    dataset["categories"].insert(place, {"id": 0, "name": "Cat"})
+    (tmp_path / "headings.json").write_text(json.dumps(dataset))
+    dataset = annotations.read_coco(tmp_path / "headings.json", "bbox")
+    for image in dataset["images"]:
+        (tmp_path / image["file_name"]).write_bytes(b"")
+    right = {139: _detected((CAT, "cat", 0.9), (DOG, "dog", 0.8)), 285: _detected((OTHER_CAT, "cat", 0.7))}
+    assert detection.score(dataset, right)["ap"] == pytest.approx(1.0)
+    model = Finds(True)
+    Detection("detection", dataset, tmp_path, {}).predict(model, [139])
+    assert [name.lower() for name in model.asked[0]] == ["cat", "dog", "car"]
+
+
 def test_a_file_without_areas_is_read():
     dataset = json.loads((FILES / "coco_instances.json").read_text())
     for row in dataset["annotations"]:

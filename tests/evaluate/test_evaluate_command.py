@@ -214,10 +214,10 @@ def test_tables_are_printed(tmp_path, capsys):
         (["scenes", "result.json"], "files of results belong to table3 and table4 only"),
         (["scenes", "--out", "nowhere/r.json"], "there is no folder .*nowhere"),
         (["scenes", "--out", "."], "--out . is a folder: name a file in it"),
-        (["vqav2", "--questions", "q.json", "--out", "./q.json"], "--out q.json: that is an input"),
-        (["vqav2", "--annotations", "a.json", "--out", "a.json"], "--out a.json: that is an input"),
-        (["scenes", "--save", "s.json", "--out", "s.json"], "--out s.json: that is an input"),
-        (["table3", "r.json", "--out", "r.json"], "--out r.json: that is an input"),
+        (["vqav2", "--questions", "q.json", "--out", "./q.json"], "--out q.json: the command reads that file"),
+        (["vqav2", "--annotations", "a.json", "--out", "a.json"], "--out a.json: the command reads that file"),
+        (["scenes", "--save", "s.json", "--out", "s.json"], "--out s.json: the command reads that file"),
+        (["table3", "r.json", "--out", "r.json"], "--out r.json: the command reads that file"),
         (["scenes", "--model", "nowhere"], "no such folder"),
         (["scenes", "--predictions", "nowhere.jsonl"], "cannot be read: No such file"),
         (["table3", "nowhere.json"], "cannot be read: No such file"),
@@ -233,7 +233,7 @@ def test_a_link_to_an_input_is_an_input(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("vg.json").write_text("[]")
     Path("link.json").symlink_to("vg.json")
-    with pytest.raises(CommandError, match="that is an input"):
+    with pytest.raises(CommandError, match="the command reads that file"):
         run(parse("dense-caption", "--annotations", "vg.json", "--images", ".", "--out", "link.json"))
     assert Path("vg.json").read_text() == "[]"
 

@@ -109,7 +109,7 @@ def test_two_processes_go_on_bitwise(together):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_save_nothing_that_is_not_finite(kind, tmp_path):
-    """Each says so of the same step, whatever its share of the weights: none waits for the other."""
+    """Whatever each one's share of the weights is, the run ends at that step and keeps none of them."""
     huge = {"name": "all", "steps": 3, "batch_size": 2, "learning_rate": {"text": 1e30, "connector": 1e30}}
     error = "stage 'all' has diverged: at step 2 weights are NaN or infinite"
     folder = run(tmp_path / kind, 2, kind, fails=error, stages=[huge], log_every=100)

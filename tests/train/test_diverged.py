@@ -52,6 +52,14 @@ def test_weights_are_looked_at_where_no_loss_is_logged(tmp_path, squares, save_e
     assert not list((tmp_path / "run").rglob("checkpoint-*")) and not list((tmp_path / "run").rglob("last"))
 
 
+def test_what_another_process_holds_counts_here_too(tmp_path, squares, monkeypatch):
+    """All processes stop, or one would wait for the others for ever."""
+    monkeypatch.setattr("accelerate.Accelerator.gather", lambda self, mine: torch.cat([mine, torch.zeros_like(mine)]))
+    with pytest.raises(CommandError, match="weights are NaN or infinite"):
+        run_config(config(tmp_path / "run"), progress=False)
+    assert not list((tmp_path / "run").rglob("checkpoint-*"))
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, squares, monkeypatch):
     monkeypatch.setattr(
         "accelerate.Accelerator.clip_grad_norm_", lambda self, parameters, *_: torch.tensor(float("inf"))
