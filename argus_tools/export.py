@@ -145,10 +145,10 @@ def _check_weights(path: Path) -> None:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
 
 
-def check_finite(name: str, tensor, where: str | os.PathLike) -> None:
-    """Raises ValueError for a weight, a torch tensor, that is not finite: of a damaged file or a diverged training."""
+def check_finite(name: str, tensor, where: str | os.PathLike, error: type[ValueError] = ValueError) -> None:
+    """Raises `error` for a weight, a torch tensor, that is not finite: of a damaged file or a diverged training."""
     if not tensor.isfinite().all():
-        raise ValueError(f"{name} in {where} holds values that are NaN or infinite.")
+        raise error(f"{name} in {where} holds values that are NaN or infinite.")
 
 
 def _check_target(target: Path, source: Path, force: bool) -> None:

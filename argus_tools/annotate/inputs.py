@@ -176,13 +176,11 @@ class _Listing:
 
     def met(self, path: str, lists: bool = False) -> Iterator[Item]:
         """What is no folder and was met, not typed: text and the like is passed by, but for `lists` of names."""
-        if has_image_suffix(path):  # its row will say if it is none, or not there
+        # Its row will say if it is no image, or not there; so will that of a link to a shard that is gone.
+        if has_image_suffix(path) or (path.lower().endswith(SHARDS) and not os.path.exists(path)):
             yield Item(shown_name(path), shown_name(path), "file", path)
             return
         if not os.path.isfile(path):
-            if path.lower().endswith(SHARDS) and os.path.islink(path):
-                name = shown_name(path)
-                yield Item(name, name, "error", path, error="a link to what is not there")
             return
         if is_part(os.path.basename(path)):  # what an earlier `argus annotate` wrote below its own input
             self.others["annotations"] += 1

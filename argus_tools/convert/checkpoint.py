@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..export import check_finite
 from .errors import ConvertError, listed
 
 INDEX = "model.safetensors.index.json"
@@ -127,8 +128,7 @@ class Checkpoint:
         tensor, file = self._file(self.where[name]).get_tensor(name), self.folder / self.where[name]
         if tensor.dtype not in FLOATS:
             raise ConvertError(f"{name} in {file} is {tensor.dtype}; weights are {listed(map(str, FLOATS))}.")
-        if not torch.isfinite(tensor).all():
-            raise ConvertError(f"{name} in {file} holds values that are NaN or infinite.")
+        check_finite(name, tensor, file, ConvertError)
         return tensor
 
 

@@ -46,16 +46,7 @@ def read_coco(path: str | Path, key: str) -> dict:
         named = _records(path, data, "categories", kind)
         check(path, named, [{"id": "id", "name": "text"}], "categories")
         categories = {category["id"] for category in named}
-        names, used = {}, {row["category_id"] for row in rows}
-        for category in named:
-            if category["id"] not in used:
-                continue
-            other = names.setdefault(category_key(category["name"]), category)
-            if other["id"] != category["id"]:
-                raise CommandError(
-                    f"{path}: the categories {other['name']!r} (id {other['id']}) and {category['name']!r} (id "
-                    f"{category['id']}) have one name, and a model's labels are names: rename one"
-                )
+        data["categories"] = _of_one_name_each(path, named, {row["category_id"] for row in rows})
     known = {image["id"] for image in images}
     for number, row in enumerate(rows):
         if row["image_id"] not in known:
@@ -67,6 +58,22 @@ def read_coco(path: str | Path, key: str) -> dict:
                 f"{path}: annotations[{number}] is of category {row['category_id']}, which is not among the categories"
             )
     return data
+
+
+def _of_one_name_each(path, categories: list[dict], used: set) -> list[dict]:
+    """The categories without headings: some tools write them among the others, with a category's name and no boxes."""
+    kept: dict = {}
+    for category in categories:
+        other = kept.setdefault(category_key(category["name"]), category)
+        if category["id"] not in used or other["id"] == category["id"]:
+            continue
+        if other["id"] in used:
+            raise CommandError(
+                f"{path}: the categories {other['name']!r} (id {other['id']}) and {category['name']!r} (id "
+                f"{category['id']}) have one name, and a model's labels are names: rename one"
+            )
+        kept[category_key(category["name"])] = category
+    return list(kept.values())
 
 
 def read_captions(path: str | Path) -> list[dict]:

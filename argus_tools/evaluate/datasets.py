@@ -84,9 +84,7 @@ class Detection(_Files):
         self._dataset["annotations"] = [row for row in dataset["annotations"] if row["image_id"] in kept]
 
     def predict(self, model, ids):
-        names = list(
-            {detection.category_key(each["name"]): each["name"] for each in self._dataset["categories"]}.values()
-        )
+        names = [category["name"] for category in self._dataset["categories"]]
         found = [{"boxes": [], "labels": [], "scores": []} for _ in ids]
         step = len(names) if getattr(model, "detects_everything", False) else CATEGORIES_A_PROMPT
         for start in range(0, len(names), step):

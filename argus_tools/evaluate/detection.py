@@ -16,7 +16,7 @@ def score(dataset: dict, predictions: dict) -> dict:
     """COCO's numbers in 0..1; None where there is no such ground truth (pycocotools says -1).
 
     Args:
-        dataset: a COCO instances file, as read.
+        dataset: a COCO instances file, as read; its categories have different names.
         predictions: {image id: {"boxes" xyxy pixels, "labels", "scores"}}.
 
     Raises:
@@ -28,10 +28,7 @@ def score(dataset: dict, predictions: dict) -> dict:
     except ImportError as error:
         raise CommandError("detection is scored by pycocotools: pip install pycocotools") from error
     images = [image["id"] for image in dataset["images"]]
-    # Of categories with one name, that which has boxes: the other is a heading of some annotation tools.
-    used = {row["category_id"] for row in dataset["annotations"]}
-    named = sorted(dataset["categories"], key=lambda category: category["id"] in used)
-    categories = {category_key(category["name"]): category["id"] for category in named}
+    categories = {category_key(category["name"]): category["id"] for category in dataset["categories"]}
     detected, dropped = [], 0
     for image in images:
         found = predictions[image]
